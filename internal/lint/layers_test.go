@@ -1,0 +1,137 @@
+// Package lint holds the tests that read the code instead of running it.
+package lint
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "holdfast.dev"
+
+// layers says what each package may import: ours before the bar, others'
+// modules after it. The standard library is open to all. It is a statement of policy: do not edit it to make a build pass. A
+// package that is not listed fails the test.
+const layers = `
+.                  :                                  |
+engine             : .                                | golang.org/x/sys
+engine/enginetest  : . engine                         |
+engine/etcd        : . engine                         | go.etcd.io/etcd/api go.etcd.io/etcd/client google.golang.org/grpc go.uber.org/zap
+engine/embed       : . engine engine/etcd             | go.etcd.io/etcd go.etcd.io/raft go.uber.org/zap google.golang.org/grpc
+lock               : . engine internal/grant          |
+election           : . engine internal/grant          |
+membership         : . engine                         |
+kv                 : . engine                         |
+fence              : .                                |
+client             : . engine lock election membership kv internal/gen | connectrpc.com google.golang.org/protobuf golang.org/x/net
+internal/boottime  :                                  | golang.org/x/sys
+internal/grant     : . engine                         |
+internal/gen       : internal/gen                     | connectrpc.com google.golang.org/protobuf
+internal/server    : . engine engine/etcd engine/embed lock election membership kv internal/gen | connectrpc.com google.golang.org/protobuf github.com/prometheus go.opentelemetry.io golang.org/x/time
+internal/lint      :                                  |
+internal/simtest   :                                  |
+internal/pgtest    :                                  | github.com/jackc/pgx
+cmd/holdfast       : *                                | github.com/alecthomas/kong connectrpc.com github.com/prometheus go.opentelemetry.io go.yaml.in/yaml golang.org/x/sys
+examples/fenced-ledger : . fence                      | github.com/jackc/pgx modernc.org/sqlite
+`
+
+type rule struct{ ours, others []string }
+
+// TestLayers reads the import clauses itself rather than asking "go list":
+// go test keeps a result until a file that the test opened changes, and it
+// cannot see what a subprocess opened.
+func TestLayers(t *testing.T) {
+	rules := map[string]rule{}
+	for line := range strings.Lines(layers) {
+		pkg, rest, ok := strings.Cut(line, ":")
+		if !ok {
+			continue
+		}
+		ours, others, _ := strings.Cut(rest, "|")
+		rules[strings.TrimSpace(pkg)] = rule{strings.Fields(ours), strings.Fields(others)}
+	}
+
+	root := filepath.Join("..", "..")
+	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && slices.Contains([]string{".git", ".tmp", "testdata", "bench"}, d.Name()):
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go"):
+			return nil
+		}
+		rel, err := filepath.Rel(root, file)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		pkg := path.Dir(rel)
+		if strings.HasPrefix(pkg, "internal/gen/") {
+			pkg = "internal/gen"
+		}
+		r, ok := rules[pkg]
+		if !ok {
+			t.Errorf("%s: %s is not in the layers table: say what it may import", rel, pkg)
+			return nil
+		}
+		src, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, src, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range f.Imports {
+			imp, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if why := r.forbids(pkg, imp); why != "" {
+				t.Errorf("%s: must not import %s: %s", rel, imp, why)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r rule) forbids(pkg, imp string) string {
+	if imp == module {
+		imp = module + "/."
+	}
+	name, ours := strings.CutPrefix(imp, module+"/")
+	switch first, _, _ := strings.Cut(imp, "/"); {
+	case ours:
+		if strings.HasPrefix(name, "internal/gen/") {
+			name = "internal/gen"
+		}
+		if slices.Contains(r.ours, "*") || slices.Contains(r.ours, name) {
+			return ""
+		}
+		return "not below it"
+	case imp == "testing" || strings.HasPrefix(imp, "testing/"):
+		if strings.HasSuffix(pkg, "test") {
+			return ""
+		}
+		return "test code in the product"
+	case !strings.Contains(first, "."):
+		return "" // the standard library
+	}
+	for _, o := range r.others {
+		if imp == o || strings.HasPrefix(imp, o+"/") {
+			return ""
+		}
+	}
+	return "a dependency this package does not have"
+}
