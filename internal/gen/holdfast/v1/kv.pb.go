@@ -613,7 +613,7 @@ type CompareAndSetRequest struct {
 	//	*CompareAndSetRequest_Text
 	Content       isCompareAndSetRequest_Content `protobuf_oneof:"content"`
 	RequestId     string                         `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Session       string                         `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"`
+	Session       string                         `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"` // the key goes with this session; empty: it stays
 	Fence         *Fence                         `protobuf:"bytes,7,opt,name=fence,proto3" json:"fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -775,7 +775,8 @@ type TxnRequest struct {
 	Then          []*Operation           `protobuf:"bytes,2,rep,name=then,proto3" json:"then,omitempty"`
 	Else          []*Operation           `protobuf:"bytes,3,rep,name=else,proto3" json:"else,omitempty"`
 	RequestId     string                 `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Fence         *Fence                 `protobuf:"bytes,5,opt,name=fence,proto3" json:"fence,omitempty"`
+	Session       string                 `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"` // on which leased puts hang
+	Fence         *Fence                 `protobuf:"bytes,6,opt,name=fence,proto3" json:"fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -834,6 +835,13 @@ func (x *TxnRequest) GetElse() []*Operation {
 func (x *TxnRequest) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
+	}
+	return ""
+}
+
+func (x *TxnRequest) GetSession() string {
+	if x != nil {
+		return x.Session
 	}
 	return ""
 }
@@ -1074,7 +1082,7 @@ type PutOperation struct {
 	//	*PutOperation_Value
 	//	*PutOperation_Text
 	Content       isPutOperation_Content `protobuf_oneof:"content"`
-	Session       string                 `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
+	Leased        bool                   `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"` // the key goes with the session of the request
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1141,11 +1149,11 @@ func (x *PutOperation) GetText() string {
 	return ""
 }
 
-func (x *PutOperation) GetSession() string {
+func (x *PutOperation) GetLeased() bool {
 	if x != nil {
-		return x.Session
+		return x.Leased
 	}
-	return ""
+	return false
 }
 
 type isPutOperation_Content interface {
@@ -1227,7 +1235,7 @@ func (x *TxnResponse) GetResults() []*OperationResult {
 type OperationResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entry         *Entry                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`      // of a get; absent when the key does not exist
-	Existed       bool                   `protobuf:"varint,2,opt,name=existed,proto3" json:"existed,omitempty"` // of a delete
+	Existed       bool                   `protobuf:"varint,2,opt,name=existed,proto3" json:"existed,omitempty"` // of a get and of a delete: there was such a key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1759,15 +1767,16 @@ const file_holdfast_v1_kv_proto_rawDesc = "" +
 	"\x05fence\x18\a \x01(\v2\x12.holdfast.v1.FenceR\x05fenceB\t\n" +
 	"\acontent\"3\n" +
 	"\x15CompareAndSetResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\xd5\x01\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\xef\x01\n" +
 	"\n" +
 	"TxnRequest\x12&\n" +
 	"\x02if\x18\x01 \x03(\v2\x16.holdfast.v1.ConditionR\x02if\x12*\n" +
 	"\x04then\x18\x02 \x03(\v2\x16.holdfast.v1.OperationR\x04then\x12*\n" +
 	"\x04else\x18\x03 \x03(\v2\x16.holdfast.v1.OperationR\x04else\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\x12(\n" +
-	"\x05fence\x18\x05 \x01(\v2\x12.holdfast.v1.FenceR\x05fence\"\x89\x01\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12\x18\n" +
+	"\asession\x18\x05 \x01(\tR\asession\x12(\n" +
+	"\x05fence\x18\x06 \x01(\v2\x12.holdfast.v1.FenceR\x05fence\"\x89\x01\n" +
 	"\tCondition\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\x06exists\x18\x02 \x01(\bH\x00R\x06exists\x12\x1c\n" +
@@ -1779,12 +1788,12 @@ const file_holdfast_v1_kv_proto_rawDesc = "" +
 	"\x03get\x18\x01 \x01(\tH\x00R\x03get\x12-\n" +
 	"\x03put\x18\x02 \x01(\v2\x19.holdfast.v1.PutOperationH\x00R\x03put\x12\x18\n" +
 	"\x06delete\x18\x03 \x01(\tH\x00R\x06deleteB\x04\n" +
-	"\x02do\"s\n" +
+	"\x02do\"q\n" +
 	"\fPutOperation\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x05value\x18\x02 \x01(\fH\x00R\x05value\x12\x14\n" +
-	"\x04text\x18\x03 \x01(\tH\x00R\x04text\x12\x18\n" +
-	"\asession\x18\x04 \x01(\tR\asessionB\t\n" +
+	"\x04text\x18\x03 \x01(\tH\x00R\x04text\x12\x16\n" +
+	"\x06leased\x18\x04 \x01(\bR\x06leasedB\t\n" +
 	"\acontent\"\x7f\n" +
 	"\vTxnResponse\x12\x1c\n" +
 	"\tsucceeded\x18\x01 \x01(\bR\tsucceeded\x12\x1a\n" +
