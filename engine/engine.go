@@ -97,7 +97,8 @@ const (
 
 // Compare holds a key's property against a constant. A missing key has version
 // and revisions 0; its value compares false to everything. With End set it
-// must hold for every key in [Key, End), and holds if there is none.
+// must hold for every key in [Key, End); a range without keys compares as a
+// missing key does.
 type Compare struct {
 	Key    string
 	End    string
