@@ -1,0 +1,154 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"holdfast.dev"
+	"holdfast.dev/engine"
+)
+
+// Put writes a key and returns the revision of the write. Options: IfRevision,
+// IfMissing, Leased, Fenced.
+func (st *Store) Put(ctx context.Context, key string, value []byte, opts ...WriteOption) (int64, error) {
+	o := writeOptionsOf(opts)
+	p := st.program(o, key, Op{Kind: OpPut, Key: key, Value: value, Leased: o.leased})
+	a, err := st.run(ctx, "put", key, p)
+	return a.Revision, err
+}
+
+// CompareAndSet writes a key if it was last written at revision expect, 0 if it
+// does not exist, and returns the revision of the write; otherwise it is
+// holdfast.ErrConflict. Options: Leased, Fenced.
+func (st *Store) CompareAndSet(ctx context.Context, key string, expect int64, value []byte, opts ...WriteOption) (int64, error) {
+	o := writeOptionsOf(opts)
+	var extra faults
+	if len(o.guards) > 0 {
+		extra.add("a compare besides that of the call")
+	}
+	o.guards = []Cond{RevisionIs("", expect)}
+	p := st.program(o, key, Op{Kind: OpPut, Key: key, Value: value, Leased: o.leased})
+	a, err := st.run(ctx, "compare and set", key, p, extra...)
+	return a.Revision, err
+}
+
+// Deleted is what a Delete found.
+type Deleted struct {
+	Revision int64 // of the store after it
+	Existed  bool  // there was such a key
+}
+
+// Delete removes a key; that it does not exist is no error. Options:
+// IfRevision, Fenced.
+func (st *Store) Delete(ctx context.Context, key string, opts ...WriteOption) (Deleted, error) {
+	o := writeOptionsOf(opts)
+	p := st.program(o, key, Op{Kind: OpDelete, Key: key, Leased: o.leased})
+	a, err := st.run(ctx, "delete", key, p)
+	if err != nil {
+		return Deleted{}, err
+	}
+	return Deleted{Revision: a.Revision, Existed: a.Results[0].Found}, nil
+}
+
+// Txn runs a transaction. That its conditions did not hold is no error: see
+// TxnResult.Succeeded. Options: Fenced.
+func (st *Store) Txn(ctx context.Context, t Txn, opts ...WriteOption) (TxnResult, error) {
+	o := writeOptionsOf(opts)
+	var extra faults
+	if len(o.guards) > 0 || o.leased {
+		extra.add("a transaction has its own conditions and leases")
+	}
+	p := &program{txn: t, fences: o.fences, lease: engine.LeaseID(st.lease)}
+	a, err := st.exec(ctx, "transaction", "", p, extra...)
+	return a.TxnResult, err
+}
+
+// program is the write of one key, under the guards of its options.
+func (st *Store) program(o writeOptions, key string, op Op) *program {
+	p := &program{plain: true, txn: Txn{Then: []Op{op}}, fences: o.fences, lease: engine.LeaseID(st.lease)}
+	for _, g := range o.guards {
+		g.Key = key
+		p.txn.If = append(p.txn.If, g)
+	}
+	return p
+}
+
+// run is exec for writes to which a failed condition is an error.
+func (st *Store) run(ctx context.Context, op, key string, p *program, extra ...error) (answer, error) {
+	a, err := st.exec(ctx, op, key, p, extra...)
+	if err == nil && !a.Succeeded {
+		return answer{}, &holdfast.Error{Op: op, Key: subject(key), Code: holdfast.CodeConflict, Outcome: holdfast.NotApplied}
+	}
+	return a, err
+}
+
+// exec checks a program, runs it, and finds its first answer again when it had
+// been applied before.
+func (st *Store) exec(ctx context.Context, op, key string, p *program, extra ...error) (answer, error) {
+	f := faults(extra)
+	f.program(p)
+	if err := f.err(op, subject(key)); err != nil {
+		return answer{}, err
+	}
+	var a answer
+	if p.readOnly() {
+		res, err := engine.Submit(ctx, st.engine, st.attempt, p.core())
+		if err == nil {
+			a, err = p.interpretCore(&res, res.Revision)
+		}
+		if err != nil {
+			return answer{}, &holdfast.Error{Op: op, Key: subject(key), Code: holdfast.CodeOf(err), Outcome: holdfast.NotApplied, Err: bare(err)}
+		}
+		return a, nil
+	}
+	res, err := st.once(ctx, p.compile())
+	switch {
+	case err != nil:
+		return answer{}, wrap(op, key, err)
+	case res.Duplicate:
+		a, err = st.recall(ctx, p, res.Revision)
+	default:
+		a, err = p.interpret(res.TxnResult)
+	}
+	if err != nil {
+		return answer{}, &holdfast.Error{
+			Op: op, Key: subject(key), Code: holdfast.CodeOf(err), Outcome: holdfast.Applied, Err: fmt.Errorf("its result: %w", bare(err)),
+		}
+	}
+	if a.fenced != nil {
+		return answer{}, &holdfast.Error{
+			Op: op, Key: subject(key), Code: holdfast.CodeFenced, Outcome: holdfast.NotApplied,
+			Err: fmt.Errorf("fence %s: %w: %v, seen %v", a.fenced.Resource, holdfast.ErrFenced, a.fenced.Token, a.highest),
+		}
+	}
+	return a, nil
+}
+
+// recall is the answer of a program that was applied at revision rev.
+func (st *Store) recall(ctx context.Context, p *program, rev int64) (answer, error) {
+	keys := p.needs()
+	before := make(map[string]engine.KV, len(keys))
+	for len(keys) > 0 {
+		n := min(len(keys), MaxOps)
+		t := engine.Txn{Then: make([]engine.Op, n)}
+		for i, key := range keys[:n] {
+			t.Then[i] = engine.GetRange(engine.RangeRequest{Key: key, Revision: rev - 1})
+		}
+		res, err := engine.Submit(ctx, st.engine, st.attempt, t)
+		if err != nil {
+			return answer{}, err
+		}
+		for _, r := range res.Results {
+			for _, kv := range r.Range.KVs {
+				before[kv.Key] = kv
+			}
+		}
+		keys = keys[n:]
+	}
+	a, err := p.replay(before, rev)
+	if err != nil {
+		return answer{}, errors.Join(errors.New("replay"), err)
+	}
+	return a, nil
+}
