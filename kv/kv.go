@@ -58,10 +58,11 @@ func (st *Store) For(c Caller) *Store {
 		return single(ctx, st.engine, c.Session, t)
 	}
 	if id := c.Request; id != nil {
-		if of.lease == 0 {
-			of.lease = id.Session
-		}
+		of.lease = id.Session
 		of.once = func(ctx context.Context, t engine.Txn) (engine.OnceResult, error) {
+			if c.Session != 0 && c.Session != id.Session {
+				return engine.OnceResult{}, faults{errors.New("the request is of another session than the caller's")}.err("", "")
+			}
 			return engine.Once(ctx, st.engine, st.attempt, *id, t)
 		}
 	}

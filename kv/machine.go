@@ -197,8 +197,9 @@ func (p *program) replay(before map[string]engine.KV, rev int64) (answer, error)
 	if !a.Succeeded {
 		ops = p.txn.Else
 	}
+	a.Results = make([]OpResult, len(ops))
 	state := maps.Clone(before)
-	for _, op := range ops {
+	for i, op := range ops {
 		key := keyPrefix + op.Key
 		kv, ok := state[key]
 		var r OpResult
@@ -221,7 +222,7 @@ func (p *program) replay(before map[string]engine.KV, rev int64) (answer, error)
 			}
 			state[key] = kv
 		}
-		a.Results = append(a.Results, r)
+		a.Results[i] = r
 	}
 	return a, nil
 }
