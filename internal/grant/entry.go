@@ -1,0 +1,415 @@
+package grant
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"holdfast.dev"
+	"holdfast.dev/engine"
+)
+
+// entry is what the agent knows and wants of one name. Its fields are guarded
+// by the agent's mu; while working is set, one goroutine decides and writes.
+type entry struct {
+	name    string
+	working bool
+
+	known  bool // record, mod and asOf were read or written, not assumed
+	record Record
+	mod    int64 // revision of the record; 0: it does not exist
+	asOf   int64 // revision up to which the above is known
+	news   *news // what the feed saw since
+
+	waiting []*wish
+	leaving []*departure
+	changes []*alteration
+
+	dead     map[engine.SessionID]bool // looked up: is it gone?
+	delaying bool                      // the delay key existed at asOf
+}
+
+// result is the answer to a wish.
+type result struct {
+	grant Grant
+	err   error
+}
+
+// departure is a leave that is told when it is done; done may be nil.
+type departure struct {
+	leave
+	done chan error
+}
+
+// alteration is a change that is told when it is done.
+type alteration struct {
+	change
+	done chan error
+}
+
+// news is a state of the record that the feed saw.
+type news struct {
+	kv      engine.KV
+	missing bool
+	rev     int64
+}
+
+// entry finds or makes the entry of a name. a.mu is held.
+func (a *Agent) entry(name string) *entry {
+	e := a.entries[name]
+	if e == nil {
+		e = &entry{name: name}
+		a.entries[name] = e
+	}
+	return e
+}
+
+// poke sees to it that somebody works on e. a.mu is held.
+func (a *Agent) poke(e *entry) {
+	switch {
+	case e.working:
+	case a.closed || a.ctx.Err() != nil:
+		e.abort(context.Cause(a.ctx))
+	default:
+		e.working = true
+		a.running.Go(func() { a.work(e) })
+	}
+}
+
+// abort answers everything with err. a.mu is held.
+func (e *entry) abort(err error) {
+	if holdfast.CodeOf(err) == holdfast.CodeUnknown {
+		err = &holdfast.Error{Code: holdfast.CodeClosed, Outcome: holdfast.NotApplied, Err: err}
+	}
+	for _, w := range e.waiting {
+		w.result <- result{err: err}
+	}
+	for _, d := range e.leaving {
+		if d.done != nil {
+			d.done <- err
+		}
+	}
+	for _, c := range e.changes {
+		c.done <- err
+	}
+	e.waiting, e.leaving, e.changes = nil, nil, nil
+}
+
+// work decides and writes until there is nothing to do.
+func (a *Agent) work(e *entry) {
+	for {
+		a.mu.Lock()
+		step := a.next(e)
+		a.mu.Unlock()
+		if step == nil {
+			return
+		}
+		if err := step(); err != nil {
+			a.failed(e, err)
+		}
+	}
+}
+
+// next answers what the known record answers, and says what to do at the
+// quorum; nil ends the work. a.mu is held.
+func (a *Agent) next(e *entry) (step func() error) {
+	if a.ctx.Err() != nil {
+		e.abort(context.Cause(a.ctx))
+	}
+	if err := e.catchUp(a.key(e.name)); err != nil {
+		e.abort(err)
+	}
+	a.settle(e)
+	if !e.known && (len(e.leaving) > 0 || len(e.changes) > 0) {
+		return func() error { return a.look(e, nil) }
+	}
+	v := a.view(e)
+	p := decide(v)
+	if !a.feedKnows(e.mod) && len(p.refused) > 0 && !e.lookedUp() {
+		ids := e.mentioned()
+		return func() error { return a.look(e, ids) }
+	}
+	for w, err := range p.refused {
+		w.result <- result{err: err}
+		e.waiting = slices.DeleteFunc(e.waiting, func(o *wish) bool { return o == w })
+	}
+	if p.write && (len(e.waiting)+len(e.leaving)+len(e.changes) > 0 || len(p.gone) > 0) {
+		return func() error { return a.write(e, p) }
+	}
+	e.working = false
+	if len(e.waiting) > 0 {
+		a.feed()
+	} else if !e.record.served(a.session.ID()) {
+		delete(a.entries, e.name)
+	}
+	return nil
+}
+
+// served says whether agent looks after a holder: then its record is kept, so
+// that the release needs no read.
+func (r *Record) served(agent engine.SessionID) bool {
+	return slices.ContainsFunc(r.Holders, func(c Claim) bool { return c.Agent == agent })
+}
+
+// catchUp takes in what the feed saw.
+func (e *entry) catchUp(key string) error {
+	n := e.news
+	e.news = nil
+	if n == nil || n.rev <= e.asOf {
+		return nil
+	}
+	return e.learn(key, n.kv, n.missing, n.rev)
+}
+
+// learn sets the record to what it was at revision rev.
+func (e *entry) learn(key string, kv engine.KV, missing bool, rev int64) error {
+	e.known, e.asOf, e.mod, e.record = true, rev, 0, Record{}
+	if missing {
+		return nil
+	}
+	rec, err := decode(key, kv.Value, kv.ModRevision)
+	e.record, e.mod = rec, kv.ModRevision
+	for _, w := range e.waiting {
+		if c := find(rec.Queue, Owner{w.Session, w.Request}); c != nil {
+			w.queued = true
+		}
+	}
+	return err
+}
+
+// settle answers what the record as it is known answers. a.mu is held.
+func (a *Agent) settle(e *entry) {
+	if !e.known {
+		return
+	}
+	e.waiting = slices.DeleteFunc(e.waiting, func(w *wish) bool {
+		h := e.record.holder(Owner{w.Session, w.Request})
+		if h != nil {
+			w.result <- result{grant: Grant{Revision: h.Granted, Mode: h.Mode, Permits: h.Permits, Vanished: e.record.Vanished}}
+		}
+		return h != nil
+	})
+	e.leaving = slices.DeleteFunc(e.leaving, func(d *departure) bool {
+		there := find(e.record.Queue, d.owner) != nil || !d.waiting && e.record.holder(d.owner) != nil
+		if d.waiting {
+			c := find(e.record.Queue, d.owner)
+			there = c != nil && c.Agent == a.session.ID()
+		}
+		if !there && d.done != nil {
+			d.done <- nil
+		}
+		return !there
+	})
+	e.changes = slices.DeleteFunc(e.changes, func(c *alteration) bool {
+		h := e.record.holder(c.owner)
+		switch {
+		case h == nil:
+			c.done <- &holdfast.Error{Code: holdfast.CodeLost, Outcome: holdfast.NotApplied, Err: errors.New("not held")}
+		case (c.value == nil || string(h.Value) == string(c.value)) && (!c.ready || h.Ready):
+			c.done <- nil
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+// view is what the machine decides on. a.mu is held.
+func (a *Agent) view(e *entry) view {
+	v := view{agent: a.session.ID(), record: e.record, waiting: e.waiting, keep: a.cfg.KeepVanished}
+	for _, d := range e.leaving {
+		v.leaving = append(v.leaving, d.leave)
+	}
+	for _, c := range e.changes {
+		v.changes = append(v.changes, c.change)
+	}
+	mentioned := e.mentioned()
+	v.dead = func(id engine.SessionID) bool {
+		// A session that the record names existed when the record was written.
+		// One that only a wish names may be younger than what the feed has seen.
+		return e.dead[id] || slices.Contains(mentioned, id) && a.live.Dead(id, e.mod)
+	}
+	v.delaying = e.delaying
+	if a.feedRev >= e.asOf && a.feeding {
+		_, v.delaying = a.delays[e.name]
+	}
+	return v
+}
+
+// mentioned are the sessions that the record names.
+func (e *entry) mentioned() []engine.SessionID {
+	var ids []engine.SessionID
+	for _, list := range [][]Claim{e.record.Holders, e.record.Queue} {
+		for _, c := range list {
+			ids = append(ids, c.Session, c.Agent)
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// lookedUp says whether it was read which of the mentioned sessions live.
+func (e *entry) lookedUp() bool {
+	for _, id := range e.mentioned() {
+		if _, ok := e.dead[id]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// look reads the record and which of the sessions exist.
+func (a *Agent) look(e *entry, ids []engine.SessionID) error {
+	ops := []engine.Op{engine.Get(a.key(e.name)), engine.GetRange(engine.RangeRequest{Key: a.delayKey(e.name), KeysOnly: true})}
+	for _, id := range ids {
+		ops = append(ops, engine.GetRange(engine.RangeRequest{Key: engine.SessionKey(id), KeysOnly: true}))
+	}
+	res, err := engine.Submit(a.ctx, a.session.Engine(), a.session.Attempt(), engine.Txn{Then: ops})
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.read(e, res, ids)
+}
+
+// read takes in the answer to the reads that look and write make. a.mu is held.
+func (a *Agent) read(e *entry, res engine.TxnResult, ids []engine.SessionID) error {
+	for i, id := range ids {
+		e.note(id, len(res.Results[2+i].Range.KVs) == 0)
+	}
+	e.delaying = len(res.Results[1].Range.KVs) > 0
+	kvs := res.Results[0].Range.KVs
+	if len(kvs) == 0 {
+		return e.learn("", engine.KV{}, true, res.Revision)
+	}
+	return e.learn(a.key(e.name), kvs[0], false, res.Revision)
+}
+
+// write carries a plan out, or learns why it could not be.
+func (a *Agent) write(e *entry, p plan) error {
+	key, guard := a.key(e.name), a.session.Guard()
+	t := engine.Txn{If: []engine.Compare{engine.ModIs(key, e.mod), guard}}
+	own := a.session.ID()
+	ids := []engine.SessionID{own}
+	for _, id := range p.gone {
+		t.If = append(t.If, engine.Missing(engine.SessionKey(id)))
+		ids = append(ids, id)
+	}
+	for _, id := range p.alive {
+		if id != own && !slices.Contains(ids, id) {
+			t.If = append(t.If, engine.Alive(id))
+			ids = append(ids, id)
+		}
+	}
+	if p.noDelay {
+		t.If = append(t.If, engine.Missing(a.delayKey(e.name)))
+	}
+	if p.next.empty() {
+		t.Then = []engine.Op{engine.Delete(key)}
+	} else {
+		value, err := p.next.encode()
+		if err != nil {
+			return err
+		}
+		t.Then = []engine.Op{engine.Put(key, value)}
+	}
+	if p.delay > 0 {
+		lease := engine.LeaseID(engine.NewSessionID())
+		if _, err := a.session.Engine().Grant(a.ctx, lease, p.delay); err != nil {
+			return err
+		}
+		t.Then = append(t.Then, engine.PutLeased(a.delayKey(e.name), nil, lease))
+	}
+	t.Else = []engine.Op{engine.Get(key), engine.GetRange(engine.RangeRequest{Key: a.delayKey(e.name), KeysOnly: true})}
+	for _, id := range ids {
+		t.Else = append(t.Else, engine.GetRange(engine.RangeRequest{Key: engine.SessionKey(id), KeysOnly: true}))
+	}
+	ctx, cancel := context.WithTimeout(a.ctx, a.session.Attempt())
+	res, err := a.session.Engine().Txn(ctx, t)
+	cancel()
+	switch {
+	case err == nil:
+	case holdfast.OutcomeOf(err) == holdfast.NotApplied:
+		return err
+	default:
+		// It may be applied later, when nobody expects it: end that first, then
+		// see what became of it.
+		if rerr := a.session.Retire(a.ctx, guard); rerr != nil {
+			return rerr
+		}
+		if lerr := a.look(e, nil); lerr != nil {
+			return lerr
+		}
+		if holdfast.CodeOf(err) == holdfast.CodeExhausted {
+			return &holdfast.Error{Code: holdfast.CodeExhausted, Outcome: holdfast.NotApplied, Err: err}
+		}
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if res.Succeeded {
+		a.written(e, p, res.Revision)
+		return nil
+	}
+	mine := res.Results[2].Range.KVs
+	if len(mine) == 0 {
+		return &holdfast.Error{Key: "session " + own.String(), Code: holdfast.CodeLost, Outcome: holdfast.NotApplied}
+	}
+	a.session.Renewed(mine[0].ModRevision)
+	return a.read(e, res, ids)
+}
+
+// written takes in that the plan is the record since revision rev.
+func (a *Agent) written(e *entry, p plan, rev int64) {
+	e.known, e.asOf, e.mod, e.record = true, rev, rev, p.next
+	if p.next.empty() {
+		e.mod = 0
+	}
+	for i := range e.record.Holders {
+		if e.record.Holders[i].Granted == 0 {
+			e.record.Holders[i].Granted = rev
+		}
+	}
+	for _, w := range e.waiting {
+		if find(e.record.Queue, Owner{w.Session, w.Request}) != nil {
+			w.queued = true
+		}
+	}
+	e.delaying = p.delay > 0
+	mentioned := e.mentioned()
+	for id := range e.dead {
+		wished := slices.ContainsFunc(e.waiting, func(w *wish) bool { return w.Session == id })
+		if !wished && !slices.Contains(mentioned, id) {
+			delete(e.dead, id)
+		}
+	}
+}
+
+// note keeps whether a session was found to be gone. Sessions do not come back.
+func (e *entry) note(id engine.SessionID, gone bool) {
+	if e.dead == nil {
+		e.dead = map[engine.SessionID]bool{}
+	}
+	e.dead[id] = e.dead[id] || gone
+}
+
+// failed deals with a step that got no answer or a refusal: what time can mend
+// is tried again, anything else is told to everybody who asked.
+func (a *Agent) failed(e *entry, err error) {
+	switch holdfast.CodeOf(err) {
+	case holdfast.CodeNoQuorum, holdfast.CodeDeadline, holdfast.CodeCanceled, holdfast.CodeUnknown:
+		t := time.NewTimer(a.session.Attempt() / 16)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-a.ctx.Done():
+		}
+	default:
+		a.mu.Lock()
+		e.abort(err)
+		e.known, e.record, e.mod = false, Record{}, 0
+		a.mu.Unlock()
+	}
+}

@@ -1,0 +1,192 @@
+package grant
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"holdfast.dev"
+	"holdfast.dev/engine"
+)
+
+// Mode is how a grant shares the record with others.
+type Mode string
+
+// The modes.
+const (
+	Exclusive Mode = "exclusive" // alone
+	Shared    Mode = "shared"    // with other shared ones
+	Permits   Mode = "permits"   // as long as the permits last
+)
+
+// Claim is one wish to hold a record, waiting or granted.
+type Claim struct {
+	Session engine.SessionID // whose session must live
+	Agent   engine.SessionID // the process that asked on its behalf
+	Request string           // names the claim within its session, for ever
+	Mode    Mode
+	Permits int           // how many, with mode Permits
+	Since   time.Time     // of the wish or the grant, on the asker's wall clock: for people
+	Delay   time.Duration // how long nobody gets it after the session was lost
+	Note    string        // for people
+	Value   []byte        // what a leader proclaims
+	Granted int64         // revision of the grant; 0 while waiting
+	Ready   bool          // the holder has confirmed that it acts
+}
+
+// is says whether the claim is that request of that session.
+func (c *Claim) is(o Owner) bool { return c.Session == o.Session && c.Request == o.Request }
+
+// Owner names a claim.
+type Owner struct {
+	Session engine.SessionID
+	Request string
+}
+
+// Record is who holds one name and who waits for it, as the quorum knows it.
+type Record struct {
+	Capacity int // permits there are, while anybody has or wants some; else 0
+	Holders  []Claim
+	Queue    []Claim // first come first
+	Run      int     // how often in a row an agent served its own before the queue
+	Delayed  bool    // a lock-delay may be running: grant only if its key is missing
+	Vanished *Claim  // the last holder that was ready and vanished, until the next is
+}
+
+// empty says whether nothing would be lost with the record.
+func (r *Record) empty() bool {
+	return len(r.Holders) == 0 && len(r.Queue) == 0 && !r.Delayed && r.Vanished == nil
+}
+
+func (r *Record) clone() Record {
+	c := *r
+	c.Holders, c.Queue = slices.Clone(r.Holders), slices.Clone(r.Queue)
+	return c
+}
+
+// holder is the granted claim of o, or nil.
+func (r *Record) holder(o Owner) *Claim { return find(r.Holders, o) }
+
+func find(cs []Claim, o Owner) *Claim {
+	for i := range cs {
+		if cs[i].is(o) {
+			return &cs[i]
+		}
+	}
+	return nil
+}
+
+// The stored form: JSON, so that etcdctl shows it to people, with short names,
+// because it is written at every grant. Since is in Unix milliseconds, Delay in
+// nanoseconds. A holder without "rev" was granted by the write of the record
+// itself: its revision is the record's.
+type storedClaim struct {
+	Session string `json:"session"`
+	Agent   string `json:"agent,omitempty"` // when it is not the session
+	Request string `json:"req"`
+	Mode    Mode   `json:"mode,omitempty"` // when not exclusive
+	Permits int    `json:"permits,omitempty"`
+	Since   int64  `json:"since"`
+	Delay   int64  `json:"delay,omitempty"`
+	Note    string `json:"note,omitempty"`
+	Value   []byte `json:"value,omitempty"`
+	Granted int64  `json:"rev,omitempty"`
+	Ready   bool   `json:"ready,omitempty"`
+}
+
+type storedRecord struct {
+	Capacity int           `json:"capacity,omitempty"`
+	Holders  []storedClaim `json:"holders,omitempty"`
+	Queue    []storedClaim `json:"queue,omitempty"`
+	Run      int           `json:"run,omitempty"`
+	Delayed  bool          `json:"delayed,omitempty"`
+	Vanished *storedClaim  `json:"vanished,omitempty"`
+}
+
+func (c *Claim) stored() storedClaim {
+	s := storedClaim{
+		Session: c.Session.String(), Request: c.Request, Permits: c.Permits, Since: c.Since.UnixMilli(), Delay: int64(c.Delay),
+		Note: c.Note, Value: c.Value, Granted: c.Granted, Ready: c.Ready,
+	}
+	if c.Agent != c.Session {
+		s.Agent = c.Agent.String()
+	}
+	if c.Mode != Exclusive {
+		s.Mode = c.Mode
+	}
+	return s
+}
+
+func (s *storedClaim) claim(rev int64) (Claim, error) {
+	c := Claim{
+		Request: s.Request, Mode: s.Mode, Permits: s.Permits, Since: time.UnixMilli(s.Since), Delay: time.Duration(s.Delay),
+		Note: s.Note, Value: s.Value, Granted: s.Granted, Ready: s.Ready,
+	}
+	var err error
+	if c.Session, err = engine.ParseSessionID(s.Session); err != nil {
+		return c, err
+	}
+	c.Agent = c.Session
+	if s.Agent != "" {
+		if c.Agent, err = engine.ParseSessionID(s.Agent); err != nil {
+			return c, err
+		}
+	}
+	if c.Mode == "" {
+		c.Mode = Exclusive
+	}
+	if c.Granted == 0 {
+		c.Granted = rev
+	}
+	return c, nil
+}
+
+func (r *Record) encode() ([]byte, error) {
+	s := storedRecord{Capacity: r.Capacity, Run: r.Run, Delayed: r.Delayed}
+	for i := range r.Holders {
+		s.Holders = append(s.Holders, r.Holders[i].stored())
+	}
+	for i := range r.Queue {
+		s.Queue = append(s.Queue, r.Queue[i].stored())
+	}
+	if r.Vanished != nil {
+		v := r.Vanished.stored()
+		s.Vanished = &v
+	}
+	return json.Marshal(s)
+}
+
+// decode reads the record that was written at revision rev.
+func decode(key string, value []byte, rev int64) (Record, error) {
+	var s storedRecord
+	if err := json.Unmarshal(value, &s); err != nil {
+		return Record{}, corrupt(key, err)
+	}
+	r := Record{Capacity: s.Capacity, Run: s.Run, Delayed: s.Delayed}
+	for i := range s.Holders {
+		c, err := s.Holders[i].claim(rev)
+		if err != nil {
+			return r, corrupt(key, err)
+		}
+		r.Holders = append(r.Holders, c)
+	}
+	for i := range s.Queue {
+		c, err := s.Queue[i].claim(0)
+		if err != nil {
+			return r, corrupt(key, err)
+		}
+		r.Queue = append(r.Queue, c)
+	}
+	if s.Vanished != nil {
+		v, err := s.Vanished.claim(rev)
+		if err != nil {
+			return r, corrupt(key, err)
+		}
+		r.Vanished = &v
+	}
+	return r, nil
+}
+
+func corrupt(key string, err error) error {
+	return &holdfast.Error{Key: key, Op: "decode", Code: holdfast.CodeInternal, Outcome: holdfast.NotApplied, Err: err}
+}
