@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"holdfast.dev/engine/etcd"
 )
 
 // Serve is the configuration of one node. The zero configuration with defaults
@@ -23,7 +25,7 @@ type Serve struct {
 
 	Peers        []string `from:"env,file" group:"cluster" placeholder:"NAME=URL,…" help:"All first nodes of a new cluster (1, 3 or 5) with their peer URLs, the same on each."`
 	Join         string   `from:"env,file" group:"cluster" placeholder:"URL" help:"Join the cluster of the node whose API is at URL: as a learner, promoted when it has caught up."`
-	Engine       string   `from:"env,file" group:"cluster" placeholder:"etcd://…" help:"Keep everything in this etcd cluster instead of an embedded one."`
+	Engine       string   `kong:"-"` // the global flag: an etcd cluster to keep everything in instead of an embedded one
 	ClusterToken string   `from:"env,file" group:"cluster" help:"Tells clusters apart that have used the same addresses. The same on each node."`
 
 	TLSCert     string `name:"tls-cert" from:"env,file" group:"security" placeholder:"FILE" help:"The API's certificate; read again on SIGHUP."`
@@ -197,8 +199,10 @@ func (c *Serve) cluster(f *faults) {
 	if why := urlFault(c.Join); c.Join != "" && why != "" {
 		f.add("join", "%s", why)
 	}
-	if c.Engine != "" && !strings.HasPrefix(c.Engine, "etcd://") && !strings.HasPrefix(c.Engine, "etcds://") {
-		f.add("engine", "%q: want etcd://HOST:PORT or etcds://HOST:PORT", c.Engine)
+	if c.Engine != "" {
+		if _, err := etcd.ParseURL(c.Engine); err != nil {
+			f.add("engine", "%v", err)
+		}
 	}
 	if c.Engine != "" && c.EtcdListen != "" {
 		f.add("etcd-listen", "there is no embedded etcd with --engine")
