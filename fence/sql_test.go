@@ -481,3 +481,60 @@ func TestHighest(t *testing.T) {
 		t.Error("a closed database: no error")
 	}
 }
+
+// TestExample_Postgres runs the body of Example_postgres on a real server.
+func TestExample_Postgres(t *testing.T) {
+	db := openPostgres(t)
+	ctx := t.Context()
+	if _, err := db.ExecContext(ctx, "CREATE TABLE account (name text PRIMARY KEY, cents bigint); INSERT INTO account VALUES ('rent', 0)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := deposit(ctx, db, fence.Postgres, 34); err != nil {
+		t.Error(err)
+	}
+	if err := deposit(ctx, db, fence.Postgres, 33); !errors.Is(err, holdfast.ErrFenced) {
+		t.Errorf("the paused holder: %v", err)
+	}
+	var cents int
+	if err := db.QueryRowContext(ctx, "SELECT cents FROM account").Scan(&cents); err != nil || cents != 100 {
+		t.Errorf("%d cents, %v; want 100", cents, err)
+	}
+}
+
+// TestStatementPattern: the one-statement guard of the package's documentation
+// holds against an update that is under way.
+func TestStatementPattern(t *testing.T) {
+	db := openPostgres(t)
+	ctx := t.Context()
+	const pattern = "UPDATE volume SET data = $1, fence = $2 WHERE id = $3 AND fence <= $2"
+	if _, err := db.ExecContext(ctx, "CREATE TABLE volume (id bigint PRIMARY KEY, data text, fence bigint NOT NULL DEFAULT 0); INSERT INTO volume VALUES (1, 'old')"); err != nil {
+		t.Fatal(err)
+	}
+	successor, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = successor.Rollback() }()
+	if _, err := successor.ExecContext(ctx, pattern, "new", 34, 1); err != nil {
+		t.Fatal(err)
+	}
+	affected := make(chan int64, 1)
+	go func() {
+		n := int64(-1)
+		res, err := db.ExecContext(ctx, pattern, "late", 33, 1)
+		if err == nil {
+			n, err = res.RowsAffected()
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		affected <- n
+	}()
+	untilBlocked(t, db)
+	if err := successor.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-affected; n != 0 {
+		t.Errorf("the late write changed %d rows, want 0", n)
+	}
+}
