@@ -62,7 +62,7 @@ func call[Res any](ctx context.Context, c *Client, op, key string, k kind, f fun
 			return none, c.failed(op, key, unclear, stopped(ctx, last))
 		}
 		last = err
-		if !again || c.current.Load() == i {
+		if !again || holdfast.CodeOf(err) == holdfast.CodeNoQuorum { // a node that is stopping says both
 			c.suspect(i)
 		}
 		if k == single && !unsent && holdfast.OutcomeOf(err) != holdfast.NotApplied {

@@ -24,7 +24,12 @@ type Client struct {
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
-	work sync.WaitGroup // the prober, and releases in the background
+	work sync.WaitGroup // the prober and the watches
+
+	cleanups sync.WaitGroup // grants given back in the background
+
+	mu     sync.Mutex // guards closed, and that nothing is started after it
+	closed bool
 }
 
 // Dial connects to the first of the endpoints that proves to serve. When none
@@ -51,12 +56,27 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 }
 
 // Close ends watches and waits, and returns when everything the client started
-// has ended. Sessions are not closed; close them first.
+// has ended; grants that are being given back are given back first. Sessions
+// are not closed; close them first.
 func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.cleanups.Wait()
 	c.end()
 	c.work.Wait()
 	c.closeEndpoints()
 	return nil
+}
+
+// spawn runs f in a goroutine that Close waits for, unless the client is closed.
+func (c *Client) spawn(group *sync.WaitGroup, f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		group.Go(f)
+	}
+	return !c.closed
 }
 
 func (c *Client) closeEndpoints() {

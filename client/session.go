@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -15,8 +16,9 @@ import (
 // use.
 type Session struct {
 	*engine.Lifeline
-	c     *Client
-	slots *slots
+	c        *Client
+	slots    *slots
+	requests atomic.Uint64 // numbers given to grants
 }
 
 // OpenSession opens a session and begins to renew it. It tries until ctx ends,
