@@ -1431,7 +1431,7 @@ func (x *KVServiceListResponse) GetRevision() int64 {
 type KVServiceWatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`            // either one key
-	Prefix        string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`      // or all that begin so; neither: all that the caller may read
+	Prefix        string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`      // or all that begin so; neither: all
 	From          int64                  `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`         // the first revision to be told; 0 is the next one from now
 	Previous      bool                   `protobuf:"varint,4,opt,name=previous,proto3" json:"previous,omitempty"` // tell what each change replaced
 	unknownFields protoimpl.UnknownFields

@@ -141,7 +141,7 @@ type AcquireResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Token         uint64                 `protobuf:"varint,2,opt,name=token,proto3" json:"token,omitempty"`     // send it with every effect; the resource refuses lower ones
-	Mode          string                 `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`        // "exclusive", "shared" or "semaphore"
+	Mode          string                 `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`        // "exclusive", "shared" or "permits"
 	Permits       uint32                 `protobuf:"varint,4,opt,name=permits,proto3" json:"permits,omitempty"` // of a semaphore
 	RequestId     string                 `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -512,10 +512,11 @@ func (x *LockServiceListResponse) GetNext() string {
 type Lock struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Mode          string                 `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`        // "exclusive", "shared" or "semaphore"; empty when free
+	Mode          string                 `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`        // of the holders: "exclusive", "shared" or "permits"; empty when free
 	Permits       uint32                 `protobuf:"varint,3,opt,name=permits,proto3" json:"permits,omitempty"` // of a semaphore: how many there are
 	Holders       []*LockHolder          `protobuf:"bytes,4,rep,name=holders,proto3" json:"holders,omitempty"`
-	Waiters       []*LockWaiter          `protobuf:"bytes,5,rep,name=waiters,proto3" json:"waiters,omitempty"` // first in the queue first
+	Waiters       []*LockWaiter          `protobuf:"bytes,5,rep,name=waiters,proto3" json:"waiters,omitempty"`  // first in the queue first; a node keeps the last of many to itself
+	Delayed       bool                   `protobuf:"varint,6,opt,name=delayed,proto3" json:"delayed,omitempty"` // a lock-delay may be running
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -585,10 +586,17 @@ func (x *Lock) GetWaiters() []*LockWaiter {
 	return nil
 }
 
+func (x *Lock) GetDelayed() bool {
+	if x != nil {
+		return x.Delayed
+	}
+	return false
+}
+
 type LockHolder struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	SessionName   string                 `protobuf:"bytes,2,opt,name=session_name,json=sessionName,proto3" json:"session_name,omitempty"`
+	SessionName   string                 `protobuf:"bytes,2,opt,name=session_name,json=sessionName,proto3" json:"session_name,omitempty"` // only when Get shows the lock
 	Token         uint64                 `protobuf:"varint,3,opt,name=token,proto3" json:"token,omitempty"`
 	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"` // for people; never for order
 	RequestId     string                 `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -784,13 +792,14 @@ const file_holdfast_v1_lock_proto_rawDesc = "" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\"V\n" +
 	"\x17LockServiceListResponse\x12'\n" +
 	"\x05locks\x18\x01 \x03(\v2\x11.holdfast.v1.LockR\x05locks\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next\"\xae\x01\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"\xc8\x01\n" +
 	"\x04Lock\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x18\n" +
 	"\apermits\x18\x03 \x01(\rR\apermits\x121\n" +
 	"\aholders\x18\x04 \x03(\v2\x17.holdfast.v1.LockHolderR\aholders\x121\n" +
-	"\awaiters\x18\x05 \x03(\v2\x17.holdfast.v1.LockWaiterR\awaiters\"\xde\x01\n" +
+	"\awaiters\x18\x05 \x03(\v2\x17.holdfast.v1.LockWaiterR\awaiters\x12\x18\n" +
+	"\adelayed\x18\x06 \x01(\bR\adelayed\"\xde\x01\n" +
 	"\n" +
 	"LockHolder\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12!\n" +

@@ -29,6 +29,7 @@ const (
 	MemberChange_MEMBER_CHANGE_UPDATED     MemberChange = 2
 	MemberChange_MEMBER_CHANGE_LEFT        MemberChange = 3 // it said so
 	MemberChange_MEMBER_CHANGE_LOST        MemberChange = 4 // its session died
+	MemberChange_MEMBER_CHANGE_SYNCED      MemberChange = 5 // none: all that were present have been told
 )
 
 // Enum value maps for MemberChange.
@@ -39,6 +40,7 @@ var (
 		2: "MEMBER_CHANGE_UPDATED",
 		3: "MEMBER_CHANGE_LEFT",
 		4: "MEMBER_CHANGE_LOST",
+		5: "MEMBER_CHANGE_SYNCED",
 	}
 	MemberChange_value = map[string]int32{
 		"MEMBER_CHANGE_UNSPECIFIED": 0,
@@ -46,6 +48,7 @@ var (
 		"MEMBER_CHANGE_UPDATED":     2,
 		"MEMBER_CHANGE_LEFT":        3,
 		"MEMBER_CHANGE_LOST":        4,
+		"MEMBER_CHANGE_SYNCED":      5,
 	}
 )
 
@@ -78,10 +81,11 @@ func (MemberChange) EnumDescriptor() ([]byte, []int) {
 
 type Member struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // empty in RegisterRequest: the server draws one
 	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	Metadata      map[string]string      `protobuf:"bytes,3,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Session       string                 `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"` // in answers only
+	Session       string                 `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`    // in answers only
+	Revision      int64                  `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"` // of the last change; in answers only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -144,11 +148,19 @@ func (x *Member) GetSession() string {
 	return ""
 }
 
+func (x *Member) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type RegisterRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	Group         string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
 	Member        *Member                `protobuf:"bytes,3,opt,name=member,proto3" json:"member,omitempty"`
+	RequestId     string                 `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,8 +216,17 @@ func (x *RegisterRequest) GetMember() *Member {
 	return nil
 }
 
+func (x *RegisterRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type RegisterResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,11 +261,26 @@ func (*RegisterResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_membership_proto_rawDescGZIP(), []int{2}
 }
 
+func (x *RegisterResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RegisterResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type UpdateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	Group         string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
 	Member        *Member                `protobuf:"bytes,3,opt,name=member,proto3" json:"member,omitempty"`
+	RequestId     string                 `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -300,6 +336,13 @@ func (x *UpdateRequest) GetMember() *Member {
 	return nil
 }
 
+func (x *UpdateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type UpdateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -341,6 +384,7 @@ type LeaveRequest struct {
 	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	Group         string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
 	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	RequestId     string                 `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,6 +436,13 @@ func (x *LeaveRequest) GetGroup() string {
 func (x *LeaveRequest) GetId() string {
 	if x != nil {
 		return x.Id
+	}
+	return ""
+}
+
+func (x *LeaveRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -665,6 +716,7 @@ type MembershipServiceWatchResponse struct {
 	Change        MemberChange           `protobuf:"varint,1,opt,name=change,proto3,enum=holdfast.v1.MemberChange" json:"change,omitempty"`
 	Member        *Member                `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
 	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Gap           bool                   `protobuf:"varint,4,opt,name=gap,proto3" json:"gap,omitempty"` // inferred from what is there now, because history was gone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -720,33 +772,49 @@ func (x *MembershipServiceWatchResponse) GetRevision() int64 {
 	return 0
 }
 
+func (x *MembershipServiceWatchResponse) GetGap() bool {
+	if x != nil {
+		return x.Gap
+	}
+	return false
+}
+
 var File_holdfast_v1_membership_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_membership_proto_rawDesc = "" +
 	"\n" +
-	"\x1choldfast/v1/membership.proto\x12\vholdfast.v1\"\xc8\x01\n" +
+	"\x1choldfast/v1/membership.proto\x12\vholdfast.v1\"\xe4\x01\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12=\n" +
 	"\bmetadata\x18\x03 \x03(\v2!.holdfast.v1.Member.MetadataEntryR\bmetadata\x12\x18\n" +
-	"\asession\x18\x04 \x01(\tR\asession\x1a;\n" +
+	"\asession\x18\x04 \x01(\tR\asession\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"n\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8d\x01\n" +
 	"\x0fRegisterRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12+\n" +
-	"\x06member\x18\x03 \x01(\v2\x13.holdfast.v1.MemberR\x06member\"\x12\n" +
-	"\x10RegisterResponse\"l\n" +
+	"\x06member\x18\x03 \x01(\v2\x13.holdfast.v1.MemberR\x06member\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\">\n" +
+	"\x10RegisterResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x8b\x01\n" +
 	"\rUpdateRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12+\n" +
-	"\x06member\x18\x03 \x01(\v2\x13.holdfast.v1.MemberR\x06member\"\x10\n" +
-	"\x0eUpdateResponse\"N\n" +
+	"\x06member\x18\x03 \x01(\v2\x13.holdfast.v1.MemberR\x06member\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\"\x10\n" +
+	"\x0eUpdateResponse\"m\n" +
 	"\fLeaveRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x0e\n" +
-	"\x02id\x18\x03 \x01(\tR\x02id\"\x0f\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\"\x0f\n" +
 	"\rLeaveResponse\"%\n" +
 	"\rRosterRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"[\n" +
@@ -758,17 +826,19 @@ const file_holdfast_v1_membership_proto_rawDesc = "" +
 	"\x0eGroupsResponse\x12\x16\n" +
 	"\x06groups\x18\x01 \x03(\tR\x06groups\"5\n" +
 	"\x1dMembershipServiceWatchRequest\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\"\x9c\x01\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\xae\x01\n" +
 	"\x1eMembershipServiceWatchResponse\x121\n" +
 	"\x06change\x18\x01 \x01(\x0e2\x19.holdfast.v1.MemberChangeR\x06change\x12+\n" +
 	"\x06member\x18\x02 \x01(\v2\x13.holdfast.v1.MemberR\x06member\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision*\x92\x01\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x10\n" +
+	"\x03gap\x18\x04 \x01(\bR\x03gap*\xac\x01\n" +
 	"\fMemberChange\x12\x1d\n" +
 	"\x19MEMBER_CHANGE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14MEMBER_CHANGE_JOINED\x10\x01\x12\x19\n" +
 	"\x15MEMBER_CHANGE_UPDATED\x10\x02\x12\x16\n" +
 	"\x12MEMBER_CHANGE_LEFT\x10\x03\x12\x16\n" +
-	"\x12MEMBER_CHANGE_LOST\x10\x042\xd8\x03\n" +
+	"\x12MEMBER_CHANGE_LOST\x10\x04\x12\x18\n" +
+	"\x14MEMBER_CHANGE_SYNCED\x10\x052\xd8\x03\n" +
 	"\x11MembershipService\x12G\n" +
 	"\bRegister\x12\x1c.holdfast.v1.RegisterRequest\x1a\x1d.holdfast.v1.RegisterResponse\x12A\n" +
 	"\x06Update\x12\x1a.holdfast.v1.UpdateRequest\x1a\x1b.holdfast.v1.UpdateResponse\x12>\n" +

@@ -56,8 +56,8 @@ type LockServiceClient interface {
 	// stopping, the error is "unavailable" with ErrorDetail.again: call again
 	// with the same request_id, at any node.
 	Acquire(context.Context, *v1.AcquireRequest) (*v1.AcquireResponse, error)
-	// Release ends a grant, or withdraws what waits. Repeating it is harmless:
-	// what is not held (any more) is CODE_LOST, which frees nobody else's grant.
+	// Release ends a grant, or withdraws what waits. It frees nobody else's grant,
+	// and what is not held any more is released already: repeating it is harmless.
 	Release(context.Context, *v1.ReleaseRequest) (*v1.ReleaseResponse, error)
 	// Get shows who holds a lock and who waits.
 	Get(context.Context, *v1.LockServiceGetRequest) (*v1.LockServiceGetResponse, error)
@@ -162,8 +162,8 @@ type LockServiceHandler interface {
 	// stopping, the error is "unavailable" with ErrorDetail.again: call again
 	// with the same request_id, at any node.
 	Acquire(context.Context, *v1.AcquireRequest) (*v1.AcquireResponse, error)
-	// Release ends a grant, or withdraws what waits. Repeating it is harmless:
-	// what is not held (any more) is CODE_LOST, which frees nobody else's grant.
+	// Release ends a grant, or withdraws what waits. It frees nobody else's grant,
+	// and what is not held any more is released already: repeating it is harmless.
 	Release(context.Context, *v1.ReleaseRequest) (*v1.ReleaseResponse, error)
 	// Get shows who holds a lock and who waits.
 	Get(context.Context, *v1.LockServiceGetRequest) (*v1.LockServiceGetResponse, error)

@@ -53,8 +53,12 @@ const (
 
 // MembershipServiceClient is a client for the holdfast.v1.MembershipService service.
 type MembershipServiceClient interface {
-	// Register enters a member under the caller's session. Repeating it is
-	// harmless; an id that another live session has is CODE_BUSY.
+	// Register enters a member under the caller's session; it replaces what that
+	// session had registered under the same id. An id that another live session
+	// has is CODE_BUSY.
+	//
+	// A request_id, as in KVService, makes each of the three calls that change
+	// something take effect once; without it, repeating the last one is harmless.
 	Register(context.Context, *v1.RegisterRequest) (*v1.RegisterResponse, error)
 	// Update replaces the member's address and metadata.
 	Update(context.Context, *v1.UpdateRequest) (*v1.UpdateResponse, error)
@@ -64,7 +68,8 @@ type MembershipServiceClient interface {
 	Roster(context.Context, *v1.RosterRequest) (*v1.RosterResponse, error)
 	// Groups is the names of the groups that have members.
 	Groups(context.Context, *v1.GroupsRequest) (*v1.GroupsResponse, error)
-	// Watch tells of those present, as JOINED, and then of every change.
+	// Watch tells of those present, as JOINED, then once SYNCED, and then of every
+	// change.
 	Watch(context.Context, *v1.MembershipServiceWatchRequest) (*connect.ServerStreamForClient[v1.MembershipServiceWatchResponse], error)
 }
 
@@ -183,8 +188,12 @@ func (c *membershipServiceClient) Watch(ctx context.Context, req *v1.MembershipS
 
 // MembershipServiceHandler is an implementation of the holdfast.v1.MembershipService service.
 type MembershipServiceHandler interface {
-	// Register enters a member under the caller's session. Repeating it is
-	// harmless; an id that another live session has is CODE_BUSY.
+	// Register enters a member under the caller's session; it replaces what that
+	// session had registered under the same id. An id that another live session
+	// has is CODE_BUSY.
+	//
+	// A request_id, as in KVService, makes each of the three calls that change
+	// something take effect once; without it, repeating the last one is harmless.
 	Register(context.Context, *v1.RegisterRequest) (*v1.RegisterResponse, error)
 	// Update replaces the member's address and metadata.
 	Update(context.Context, *v1.UpdateRequest) (*v1.UpdateResponse, error)
@@ -194,7 +203,8 @@ type MembershipServiceHandler interface {
 	Roster(context.Context, *v1.RosterRequest) (*v1.RosterResponse, error)
 	// Groups is the names of the groups that have members.
 	Groups(context.Context, *v1.GroupsRequest) (*v1.GroupsResponse, error)
-	// Watch tells of those present, as JOINED, and then of every change.
+	// Watch tells of those present, as JOINED, then once SYNCED, and then of every
+	// change.
 	Watch(context.Context, *v1.MembershipServiceWatchRequest, *connect.ServerStream[v1.MembershipServiceWatchResponse]) error
 }
 
