@@ -13,7 +13,7 @@ import (
 
 // silence is how long a stream may say nothing before it is thought dead. Nodes
 // send heartbeats some seconds apart.
-const silence = 15 * time.Second
+const silence = 25 * time.Second
 
 // follow keeps a stream open: at the node in use, and at another one when that
 // stops serving. Open is called for each connection, each for every message; it
