@@ -126,16 +126,17 @@ func (a *Agent) next(e *entry) (step func() error) {
 	}
 	v := a.view(e)
 	p := decide(v)
-	if !a.feedKnows(e.mod) && len(p.refused) > 0 && !e.lookedUp() {
-		ids := e.mentioned()
-		return func() error { return a.look(e, ids) }
-	}
 	for w, err := range p.refused {
+		if !w.checked || !a.feedKnows(e.mod) && !e.lookedUp() {
+			// Refuse only on what was true after the question was asked.
+			ids := e.mentioned()
+			return e.step(func() error { return a.look(e, ids) })
+		}
 		w.result <- result{err: err}
 		e.waiting = slices.DeleteFunc(e.waiting, func(o *wish) bool { return o == w })
 	}
 	if p.write && (len(e.waiting)+len(e.leaving)+len(e.changes) > 0 || len(p.gone) > 0) {
-		return func() error { return a.write(e, p) }
+		return e.step(func() error { return a.write(e, p) })
 	}
 	e.working = false
 	if len(e.waiting) > 0 {
@@ -144,6 +145,15 @@ func (a *Agent) next(e *entry) (step func() error) {
 		delete(a.entries, e.name)
 	}
 	return nil
+}
+
+// step notes that what waits now is older than what the step will find out.
+// a.mu is held.
+func (e *entry) step(f func() error) func() error {
+	for _, w := range e.waiting {
+		w.checked = true
+	}
+	return f
 }
 
 // served says whether agent looks after a holder: then its record is kept, so
@@ -398,6 +408,11 @@ func (e *entry) note(id engine.SessionID, gone bool) {
 // failed deals with a step that got no answer or a refusal: what time can mend
 // is tried again, anything else is told to everybody who asked.
 func (a *Agent) failed(e *entry, err error) {
+	a.mu.Lock()
+	for _, w := range e.waiting {
+		w.checked = false
+	}
+	a.mu.Unlock()
 	switch holdfast.CodeOf(err) {
 	case holdfast.CodeNoQuorum, holdfast.CodeDeadline, holdfast.CodeCanceled, holdfast.CodeUnknown:
 		t := time.NewTimer(a.session.Attempt() / 16)

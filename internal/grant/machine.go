@@ -38,6 +38,7 @@ type wish struct {
 	capacity int  // permits that the asker believes there are
 	noWait   bool // refuse rather than wait
 	queued   bool // was seen in the record's queue
+	checked  bool // the record was read since the wish was made
 	result   chan result
 }
 
@@ -249,6 +250,7 @@ func (p *plan) free(c Claim) bool {
 
 func (p *plan) hold(c Claim) {
 	c.Granted = 0 // the write's own revision
+	c.Ready = p.next.Vanished == nil
 	p.next.Holders = append(p.next.Holders, c)
 	p.alive = append(p.alive, c.Session)
 	p.write = true

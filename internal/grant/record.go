@@ -91,7 +91,8 @@ type storedClaim struct {
 	Note    string `json:"note,omitempty"`
 	Value   []byte `json:"value,omitempty"`
 	Granted int64  `json:"rev,omitempty"`
-	Ready   bool   `json:"ready,omitempty"`
+	Waits   bool   `json:"waits,omitempty"` // a holder that is not ready
+
 }
 
 type storedRecord struct {
@@ -106,7 +107,7 @@ type storedRecord struct {
 func (c *Claim) stored() storedClaim {
 	s := storedClaim{
 		Session: c.Session.String(), Request: c.Request, Permits: c.Permits, Since: c.Since.UnixMilli(), Delay: int64(c.Delay),
-		Note: c.Note, Value: c.Value, Granted: c.Granted, Ready: c.Ready,
+		Note: c.Note, Value: c.Value, Granted: c.Granted,
 	}
 	if c.Agent != c.Session {
 		s.Agent = c.Agent.String()
@@ -120,7 +121,7 @@ func (c *Claim) stored() storedClaim {
 func (s *storedClaim) claim(rev int64) (Claim, error) {
 	c := Claim{
 		Request: s.Request, Mode: s.Mode, Permits: s.Permits, Since: time.UnixMilli(s.Since), Delay: time.Duration(s.Delay),
-		Note: s.Note, Value: s.Value, Granted: s.Granted, Ready: s.Ready,
+		Note: s.Note, Value: s.Value, Granted: s.Granted,
 	}
 	var err error
 	if c.Session, err = engine.ParseSessionID(s.Session); err != nil {
@@ -144,7 +145,9 @@ func (s *storedClaim) claim(rev int64) (Claim, error) {
 func (r *Record) encode() ([]byte, error) {
 	s := storedRecord{Capacity: r.Capacity, Run: r.Run, Delayed: r.Delayed}
 	for i := range r.Holders {
-		s.Holders = append(s.Holders, r.Holders[i].stored())
+		h := r.Holders[i].stored()
+		h.Waits = !r.Holders[i].Ready
+		s.Holders = append(s.Holders, h)
 	}
 	for i := range r.Queue {
 		s.Queue = append(s.Queue, r.Queue[i].stored())
@@ -168,6 +171,7 @@ func decode(key string, value []byte, rev int64) (Record, error) {
 		if err != nil {
 			return r, corrupt(key, err)
 		}
+		c.Ready = !s.Holders[i].Waits
 		r.Holders = append(r.Holders, c)
 	}
 	for i := range s.Queue {
