@@ -43,7 +43,7 @@ func (c *chronicle) forget(rev int64) (empty bool) {
 // change is an entry of the log that watches read.
 type change struct {
 	version
-	prev *KV
+	prev *KV // at the revision before, or nil
 }
 
 // store is the keys with their history. It is not safe for concurrent use,
@@ -133,7 +133,7 @@ func (s *store) put(key string, value []byte, lease LeaseID) (prev *KV) {
 	if prev != nil {
 		kv.CreateRevision, kv.Version = prev.CreateRevision, prev.Version+1
 	}
-	s.write(c, change{version{kv, false}, prev})
+	s.write(c, version{kv, false})
 	return prev
 }
 
@@ -146,14 +146,14 @@ func (s *store) delete(sp span) []*KV {
 		return true
 	})
 	for _, kv := range gone {
-		s.write(s.keys[kv.Key], change{version{&KV{Key: kv.Key, ModRevision: s.rev + 1}, true}, kv})
+		s.write(s.keys[kv.Key], version{&KV{Key: kv.Key, ModRevision: s.rev + 1}, true})
 	}
 	return gone
 }
 
-func (s *store) write(c *chronicle, ch change) {
-	c.versions = append(c.versions, ch.version)
-	s.pending = append(s.pending, ch)
+func (s *store) write(c *chronicle, v version) {
+	s.pending = append(s.pending, change{v, c.at(s.rev)})
+	c.versions = append(c.versions, v)
 }
 
 // commit ends the revision that is being made and returns its changes, nil if
