@@ -235,12 +235,8 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // transient tells errors that time may mend.
 func transient(err error) bool {
-	switch holdfast.CodeOf(err) {
-	case holdfast.CodeNoQuorum, holdfast.CodeCanceled, holdfast.CodeDeadline, holdfast.CodeUnknown:
-		return true
-	default:
-		return false
-	}
+	c := holdfast.CodeOf(err)
+	return c == holdfast.CodeNoQuorum || c == holdfast.CodeCanceled || c == holdfast.CodeDeadline || c == holdfast.CodeUnknown
 }
 
 // subject is the key of an error: "kv colour".

@@ -3,6 +3,7 @@ package kv
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	"holdfast.dev"
 	"holdfast.dev/engine"
@@ -57,8 +58,8 @@ func (p *program) compile() engine.Txn {
 	if len(p.fences) > 0 {
 		inner = engine.Txn{Then: append(raises(p.fences), engine.Nested(inner))}
 	}
-	for i := len(p.fences) - 1; i >= 0; i-- {
-		key, value := fenceKey(p.fences[i]), fenceValue(p.fences[i].Token)
+	for _, f := range slices.Backward(p.fences) {
+		key, value := fenceKey(f), fenceValue(f.Token)
 		inner = engine.Txn{
 			If:   []engine.Compare{{Key: key, Target: engine.CompareValue, Op: engine.Greater, Value: value}},
 			Then: []engine.Op{engine.Get(key)},
