@@ -180,12 +180,17 @@ func (e *entry) learn(key string, kv engine.KV, missing bool, rev int64) error {
 	}
 	rec, err := decode(key, kv.Value, kv.ModRevision)
 	e.record, e.mod = rec, kv.ModRevision
+	e.markQueued()
+	return err
+}
+
+// markQueued marks the wishes that this agent has in the record's queue.
+func (e *entry) markQueued() {
 	for _, w := range e.waiting {
-		if c := find(rec.Queue, Owner{w.Session, w.Request}); c != nil {
+		if c := find(e.record.Queue, Owner{w.Session, w.Request}); c != nil && c.Agent == w.Agent {
 			w.queued = true
 		}
 	}
-	return err
 }
 
 // settle answers what the record as it is known answers. a.mu is held.
@@ -382,11 +387,7 @@ func (a *Agent) written(e *entry, p plan, rev int64) {
 			e.record.Holders[i].Granted = rev
 		}
 	}
-	for _, w := range e.waiting {
-		if find(e.record.Queue, Owner{w.Session, w.Request}) != nil {
-			w.queued = true
-		}
-	}
+	e.markQueued()
 	e.delaying = p.delay > 0
 	mentioned := e.mentioned()
 	for id := range e.dead {

@@ -37,7 +37,7 @@ type wish struct {
 	Claim
 	capacity int  // permits that the asker believes there are
 	noWait   bool // refuse rather than wait
-	queued   bool // was seen in the record's queue
+	queued   bool // was seen in the record's queue, put there by this agent
 	checked  bool // the record was read since the wish was made
 	result   chan result
 }
@@ -277,9 +277,6 @@ func (p *plan) enqueue(v view, waiting []*wish) {
 		switch c := find(r.Queue, o); {
 		case w.noWait:
 			p.refused[w] = &holdfast.Error{Code: holdfast.CodeBusy, Outcome: holdfast.NotApplied, Err: r.busy()}
-		case c != nil && c.Agent != v.agent: // the owner came over to this agent; it keeps its place
-			c.Agent = v.agent
-			p.write = true
 		case c != nil || served || queued >= window:
 		default:
 			if w.Mode == Permits && r.Capacity == 0 {
