@@ -22,19 +22,26 @@ const module = "holdfast.dev"
 const layers = `
 .                  :                                  |
 engine             : .                                | golang.org/x/sys
-engine/enginetest  : . engine                         |
+engine/enginetest  : . engine                         | github.com/google/go-cmp pgregory.net/rapid
 engine/etcd        : . engine                         | go.etcd.io/etcd/api go.etcd.io/etcd/client google.golang.org/grpc go.uber.org/zap
-engine/embed       : . engine engine/etcd             | go.etcd.io/etcd go.etcd.io/raft go.uber.org/zap google.golang.org/grpc
+engine/embed       : . engine engine/etcd             | go.etcd.io/etcd google.golang.org/grpc go.uber.org/zap github.com/prometheus
 lock               : . engine internal/grant          |
 election           : . engine internal/grant          |
 membership         : . engine                         |
 kv                 : . engine                         |
 fence              : .                                |
-client             : . engine lock election membership kv internal/gen | connectrpc.com google.golang.org/protobuf golang.org/x/net
-internal/boottime  :                                  | golang.org/x/sys
+client             : . engine lock election membership kv internal/gen internal/wire | connectrpc.com google.golang.org/protobuf
 internal/grant     : . engine                         |
 internal/gen       : internal/gen                     | connectrpc.com google.golang.org/protobuf
-internal/server    : . engine engine/etcd engine/embed lock election membership kv internal/gen | connectrpc.com google.golang.org/protobuf github.com/prometheus go.opentelemetry.io golang.org/x/time
+internal/wire      : . engine internal/gen            | connectrpc.com google.golang.org/protobuf
+internal/cert      :                                  |
+internal/server/auth : .                              | go.yaml.in/yaml
+internal/server    : . engine lock election membership kv internal/gen internal/wire internal/cert internal/server/auth | connectrpc.com google.golang.org/protobuf github.com/prometheus go.opentelemetry.io golang.org/x/time
+internal/access    : . client engine engine/etcd lock election membership kv internal/cert |
+internal/cli       : .                                | github.com/alecthomas/kong
+internal/config    : engine/etcd                      | github.com/alecthomas/kong go.yaml.in/yaml
+internal/runner    :                                  |
+internal/devcluster :                                 |
 internal/lint      :                                  |
 internal/simtest   :                                  |
 internal/pgtest    :                                  | github.com/jackc/pgx

@@ -24,10 +24,8 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 )
 
-const (
-	missing  = "missing server postgres: install postgresql (Debian: apt-get install postgresql)"
-	patience = time.Minute // for a server to start, on a machine that is very busy
-)
+// patience is for a server to start, on a machine that is very busy.
+const patience = time.Minute
 
 // Open returns a new, empty database of the server that the tests of this
 // process share; it is closed when the test ends. Without Postgres on this
@@ -52,7 +50,7 @@ func URL(tb testing.TB) string {
 	tb.Helper()
 	bin, ok := binaries()
 	if !ok {
-		tb.Skip(missing)
+		tb.Skip("missing server postgres: install postgresql (Debian: apt-get install postgresql)")
 	}
 	s, err := shared(bin)
 	if err != nil {
