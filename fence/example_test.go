@@ -15,7 +15,10 @@ import (
 	_ "modernc.org/sqlite"
 
 	"holdfast.dev"
+	"holdfast.dev/engine"
 	"holdfast.dev/fence"
+	"holdfast.dev/kv"
+	"holdfast.dev/lock"
 )
 
 // Two holders of one lock pay into an account. The first was paused, lost the
@@ -123,4 +126,44 @@ func ExampleHandler() {
 	// new: 200, highest ""
 	// late: 412, highest "34"
 	// new
+}
+
+// In Holdfast's own store the guard is a write option: the token is checked
+// and remembered in the transaction of the write.
+func Example_kv() {
+	ctx := context.Background()
+	quorum := engine.NewMemory(engine.MemoryConfig{}) // in a program: engine/embed, engine/etcd, or package client
+	defer quorum.Close()
+	session, err := engine.OpenSession(ctx, quorum, engine.SessionConfig{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer session.Close(ctx)
+	locks, store := lock.New(session, lock.Config{}), kv.New(session)
+	defer locks.Close()
+
+	var tokens []holdfast.Token // of two holders, one after the other
+	for range 2 {
+		held, err := locks.Acquire(ctx, "report")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		tokens = append(tokens, held.Token())
+		if err := held.Release(ctx); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	_, err = store.Put(ctx, "report/latest", []byte("new"), kv.Fenced("report", tokens[1]))
+	fmt.Println(err)
+	_, err = store.Put(ctx, "report/latest", []byte("late"), kv.Fenced("report", tokens[0]))
+	fmt.Println(errors.Is(err, holdfast.ErrFenced), holdfast.OutcomeOf(err))
+	latest, err := store.Get(ctx, "report/latest")
+	fmt.Println(string(latest.Value), err)
+	// Output:
+	// <nil>
+	// true not applied
+	// new <nil>
 }
