@@ -1,0 +1,207 @@
+package embed
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
+
+	"holdfast.dev"
+	"holdfast.dev/engine/etcd"
+)
+
+// Node is a member of a cluster of one or more, and an engine.Engine over it.
+// It is safe for concurrent use.
+type Node struct {
+	*etcd.Engine
+
+	cfg     Config
+	srv     *embed.Etcd
+	cluster etcdserverpb.ClusterClient
+
+	ready      chan struct{}
+	settled    chan struct{} // closed when settle has ended
+	settleErr  error         // read after settled
+	cancel     context.CancelFunc
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Start runs a node and returns when it has joined its cluster, which for a new
+// cluster takes a majority, or when ctx ends. When Dir was written by [Restore],
+// the restore is finished first: see [FinishRestore]. Close ends the node.
+func Start(ctx context.Context, cfg Config) (*Node, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	fail := func(code holdfast.Code, err error) error {
+		return &holdfast.Error{Op: "start", Key: "node " + cfg.Name, Code: code, Outcome: holdfast.NotApplied, Err: err}
+	}
+	ecfg, err := cfg.etcd()
+	if err != nil {
+		return nil, fail(holdfast.CodeInternal, err)
+	}
+	srv, err := embed.StartEtcd(ecfg)
+	if err != nil {
+		return nil, fail(holdfast.CodeUnknown, err)
+	}
+	n := &Node{cfg: cfg, srv: srv, ready: make(chan struct{}), settled: make(chan struct{})}
+	n.cluster = adapter.ClusterServerToClusterClient(v3rpc.NewClusterServer(srv.Server))
+	n.Engine = etcd.New(inProcess{srv.Server, stubs(srv.Server)}, etcd.Options{Kind: "embed", Prefix: cfg.Prefix, Attempt: cfg.Attempt})
+	// However the server comes to stop, calls must be out of it before it lets
+	// go of its store.
+	srv.Server.GoAttach(func() {
+		<-srv.Server.StoppingNotify()
+		n.Engine.Close() //nolint:errcheck // in-process: never fails
+	})
+	settling, cancel := context.WithCancel(context.Background())
+	n.cancel = cancel
+	go func() {
+		defer close(n.settled)
+		if n.settleErr = n.settle(settling); n.settleErr == nil {
+			close(n.ready)
+		}
+	}()
+	if cfg.NoWait {
+		return n, nil
+	}
+	select {
+	case <-n.settled:
+		if n.settleErr == nil {
+			return n, nil
+		}
+		err = fail(holdfast.CodeOf(n.settleErr), n.settleErr)
+	case <-ctx.Done():
+		err = fail(holdfast.CodeNoQuorum, context.Cause(ctx))
+	}
+	return nil, errors.Join(err, n.Kill())
+}
+
+// settle waits until the member has joined, and does what is to be done before
+// anything is served.
+func (n *Node) settle(ctx context.Context) error {
+	select {
+	case <-n.srv.Server.ReadyNotify():
+	case <-n.srv.Server.StopNotify():
+		return errors.New("the server stopped before it joined the cluster")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := n.announce(ctx); err != nil {
+		return err
+	}
+	mark, err := readMark(n.cfg.Dir)
+	if err != nil || mark == nil {
+		return err
+	}
+	return n.retry(ctx, func() error { return finishRestore(ctx, n, *mark) })
+}
+
+// retry calls f until it succeeds, fails for good, or ctx ends.
+func (n *Node) retry(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		switch holdfast.CodeOf(err) {
+		case holdfast.CodeNoQuorum, holdfast.CodeBusy, holdfast.CodeDeadline, holdfast.CodeConflict:
+		default:
+			return err
+		}
+		if !pause(ctx, 100*time.Millisecond) {
+			return err
+		}
+	}
+}
+
+// pause waits for d; false when ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Ready is closed when the node has joined its cluster and may be served from.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Done is closed when the server has stopped: after Close, when the member was
+// removed from the cluster, or when its disk failed.
+func (n *Node) Done() <-chan struct{} { return n.srv.Server.StopNotify() }
+
+// Close hands leadership over, when there is somebody to take it, and stops the
+// server. Requests in flight end with [holdfast.ErrClosed].
+func (n *Node) Close() error { return n.shut(true) }
+
+// Kill stops the server without handing leadership over; to the other members
+// it looks like a crash. What is on disk stays.
+func (n *Node) Kill() error { return n.shut(false) }
+
+func (n *Node) shut(handOver bool) error {
+	n.closeOnce.Do(func() {
+		n.cancel()
+		<-n.settled
+		if handOver {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*n.cfg.Election)
+			if err := n.HandOver(ctx); err != nil {
+				n.cfg.Logger.Warn("leadership not handed over; the others will elect a leader", slog.Any("error", err))
+			}
+			cancel()
+		}
+		n.closeErr = n.Engine.Close()
+		if !handOver {
+			n.srv.Server.HardStop()
+		}
+		n.srv.Close()
+	})
+	return n.closeErr
+}
+
+// Gatherer has the metrics of all etcd servers in this process, which register
+// themselves in the default registry.
+func Gatherer() prometheus.Gatherer { return prometheus.DefaultGatherer }
+
+// inProcess is the etcd.Backend of a server in this process. There are no gRPC
+// interceptors on this way: nothing ends the watches of a member that lost its
+// leader, so its progress is not told then, and they fall silent.
+type inProcess struct {
+	s     *etcdserver.EtcdServer
+	stubs etcd.Stubs
+}
+
+func stubs(s *etcdserver.EtcdServer) etcd.Stubs {
+	return etcd.Stubs{
+		KV:          adapter.KvServerToKvClient(v3rpc.NewQuotaKVServer(s)),
+		Lease:       adapter.LeaseServerToLeaseClient(v3rpc.NewQuotaLeaseServer(s)),
+		Watch:       adapter.WatchServerToWatchClient(v3rpc.NewWatchServer(s)),
+		Maintenance: adapter.MaintenanceServerToMaintenanceClient(v3rpc.NewMaintenanceServer(s, nil)),
+		Progress:    true,
+	}
+}
+
+func (p inProcess) Stubs() (etcd.Stubs, <-chan struct{}) { return p.stubs, nil }
+
+// Prepare lets calls pass when somebody has switched etcd's users on. What is
+// handed to the server may have been proposed as soon as it is called.
+func (p inProcess) Prepare(ctx context.Context) (context.Context, func() bool) {
+	return p.s.AuthStore().WithRoot(ctx), func() bool { return true }
+}
+
+func (p inProcess) Refresh(context.Context) bool { return false }
+
+func (p inProcess) Suspect() {}
+
+func (p inProcess) Leader() bool { return p.s.Leader() != 0 }
+
+func (p inProcess) Close() error { return nil }
