@@ -9,15 +9,15 @@ import (
 
 // lifelineCore is the pure part of a [Lifeline]: instants in, state out.
 //
-//	          answered              answered
-//	        ┌──────────┐          ┌──────────┐
-//	        ▼          │          ▼          │
-//	      Safe ───────────────► Jeopardy ────┘
-//	        │  half the TTL       │
-//	        │  without answer     │ validUntil passed, or refused
-//	        └──────────┬──────────┘
-//	                   ▼
-//	                 Lost          (Closed from anywhere but Lost)
+//	    answered              answered
+//	  ┌──────────┐          ┌──────────┐
+//	  ▼          │          ▼          │
+//	Safe ───────────────► Jeopardy ────┘
+//	  │  half the TTL       │
+//	  │  without answer     │ validUntil passed, or refused
+//	  └──────────┬──────────┘
+//	             ▼
+//	           Lost          (Closed from anywhere but Lost)
 type lifelineCore struct {
 	state   SessionState
 	ttl     time.Duration

@@ -232,9 +232,12 @@ func (l *Liveness) Apply(u Update) (dead []SessionID) {
 	return dead
 }
 
+// Knows says whether the feed has come as far as revision rev.
+func (l *Liveness) Knows(rev int64) bool { return l.alive != nil && l.revision >= rev }
+
 // Dead says whether a session which existed at revision rev is known to have
 // ended. No is also the answer when that is not known yet.
 func (l *Liveness) Dead(id SessionID, rev int64) bool {
 	_, ok := l.alive[id]
-	return !ok && l.alive != nil && l.revision >= rev
+	return !ok && l.Knows(rev)
 }
