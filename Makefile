@@ -21,6 +21,11 @@ ARGS      ?=
 RACE := $(shell test "`$(GO) env CGO_ENABLED`" = 1 && command -v "`$(GO) env CC`" >/dev/null 2>&1 && echo -race)
 SAY_RACE = @test -n "$(RACE)" || echo "no C compiler: tests run without the race detector (Debian: apt-get install gcc libc6-dev)"
 
+# go test is silent about what it skips; this is not.
+SAY_SERVERS = @for s in etcd=etcd-server etcdctl=etcd-client postgres=postgresql; do \
+	{ command -v $${s%=*} || ls /usr/lib/postgresql/*/bin/$${s%=*}; } >/dev/null 2>&1 || \
+	echo "no $${s%=*}: the tests that start one are skipped (Debian: apt-get install $${s\#*=})"; done
+
 .PHONY: help
 help: ## Say what each target does
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -36,6 +41,7 @@ dev: holdfast ## Run three nodes on this machine, with commands to try (ARGS=…
 .PHONY: test
 test: ## Run every test (PKG=./lock/... TESTFLAGS=-v)
 	$(SAY_RACE)
+	$(SAY_SERVERS)
 	$(GO) test $(RACE) -timeout 20m $(TESTFLAGS) $(PKG)
 	$(if $(wildcard bench/go.mod),cd bench && $(GO) vet ./...)
 
@@ -48,7 +54,7 @@ check: lint fresh ## Before each commit: format, lint, generated files, short te
 lint: $(GOLANGCI) ## Check format and lint (mend with FIX=1)
 	$(if $(FIX),$(GOLANGCI) fmt,$(GOLANGCI) fmt --diff)
 	$(GOLANGCI) run $(if $(FIX),--fix) $(PKG)
-	$(if $(wildcard proto),$(MAKE) lintproto)
+	@$(MAKE) lintproto
 
 .PHONY: lintproto
 lintproto: $(BUF)
@@ -62,7 +68,7 @@ generate: $(BUF) ## Write internal/gen from proto
 # Generated code is committed; it must be what the committed sources give.
 .PHONY: fresh
 fresh:
-	$(if $(wildcard proto),$(MAKE) generate)
+	@$(MAKE) generate
 	@git update-index -q --refresh || true
 	@test -z "`git status --porcelain -- internal/gen proto`" || { \
 		git status --short -- internal/gen proto; \
@@ -81,10 +87,12 @@ NO_TOOL = { echo "cannot install $(@F): is there a network? Without one, put the
 
 $(GOLANGCI):
 	@mkdir -p $(BIN)
-	GOBIN=$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/$(@F) || $(NO_TOOL)
+	@echo "installing $(@F) into .tmp/bin"
+	@GOBIN=$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/$(@F) || $(NO_TOOL)
 	@mv $(BIN)/golangci-lint $@
 
 $(BUF):
 	@mkdir -p $(BIN)
-	GOBIN=$(BIN) $(GO) install github.com/bufbuild/buf/cmd/$(@F) || $(NO_TOOL)
+	@echo "installing $(@F) into .tmp/bin"
+	@GOBIN=$(BIN) $(GO) install github.com/bufbuild/buf/cmd/$(@F) || $(NO_TOOL)
 	@mv $(BIN)/buf $@
