@@ -37,7 +37,9 @@
 //     token t is committed, none under a lower token is committed later.
 //   - What a transaction reads after its Check contains every effect of lower
 //     tokens; none is added later.
-//   - A transaction that is rolled back leaves no trace, its token neither.
+//   - A transaction that is rolled back leaves no trace, its token neither. A
+//     database that loses commits, in a failover or by a restore, loses a token
+//     only together with the effects under it.
 //   - This holds at every isolation level of Postgres and in every journal and
 //     transaction mode of SQLite; some of them fail more often with
 //     holdfast.ErrConflict.

@@ -81,11 +81,13 @@ func (SQL) Setup(ctx context.Context, db Execer) error {
 
 // Check lets the transaction act on the resource under the token, or refuses
 // it with holdfast.ErrFenced when the resource has seen a higher one. When it
-// returns nil, the transactions of other holders wait until tx ends, and if tx
-// commits, the resource has seen the token. It must be the first statement of
-// tx: what is read before it may be out of date. It may be called for several
-// resources; call it in the same order everywhere, or transactions deadlock
-// and one of them fails with holdfast.ErrConflict.
+// returns nil, every other transaction that checks the resource waits until tx
+// ends, and if tx commits, the resource has seen the token.
+//
+// It must be the first statement of tx, because what is read before it may be
+// out of date, and outside of any savepoint that may be rolled back. It may be
+// called for several resources; call it in the same order everywhere, or
+// transactions deadlock and one of them fails with holdfast.ErrConflict.
 //
 // After any error the transaction must be rolled back.
 func (s SQL) Check(ctx context.Context, tx *sql.Tx, resource string, token holdfast.Token) error {
