@@ -2,7 +2,6 @@ package wire
 
 import (
 	"time"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -22,9 +21,6 @@ func Bytes(m content) []byte {
 	return m.GetValue()
 }
 
-// isText says whether a value is shown as text.
-func isText(b []byte) bool { return utf8.Valid(b) }
-
 // Duration is d as a message, nil for nil: absent stays absent.
 func Duration(d *durationpb.Duration) *time.Duration {
 	if d == nil {
@@ -34,18 +30,10 @@ func Duration(d *durationpb.Duration) *time.Duration {
 	return &v
 }
 
-// timestamp is t as a message; the zero time is absent.
-func timestamp(t time.Time) *timestamppb.Timestamp {
+// Timestamp is t as a message; the zero time is absent.
+func Timestamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil
 	}
 	return timestamppb.New(t)
-}
-
-// timeOf is the time of a message; absent is the zero time.
-func timeOf(t *timestamppb.Timestamp) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return t.AsTime()
 }

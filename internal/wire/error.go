@@ -75,7 +75,7 @@ func ToConnect(err error, opts ...Option) *connect.Error {
 	}
 	detail := &v1.ErrorDetail{
 		Code:    v1.Code(holdfast.CodeOf(err)),
-		Outcome: outcomeToProto(holdfast.OutcomeOf(err)),
+		Outcome: OutcomeToProto(holdfast.OutcomeOf(err)),
 		Again:   errors.Is(err, ErrAgain),
 	}
 	if e, ok := errors.AsType[*holdfast.Error](err); ok {
@@ -208,7 +208,8 @@ func requestOf(e *holdfast.Error) string {
 	}
 }
 
-func outcomeToProto(o holdfast.Outcome) v1.Outcome {
+// OutcomeToProto is an outcome as the API shows it.
+func OutcomeToProto(o holdfast.Outcome) v1.Outcome {
 	switch o {
 	case holdfast.Applied:
 		return v1.Outcome_OUTCOME_APPLIED

@@ -807,6 +807,7 @@ type Election struct {
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Leader        *ElectionLeader        `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"`
 	Candidates    uint32                 `protobuf:"varint,3,opt,name=candidates,proto3" json:"candidates,omitempty"` // that wait
+	Vanished      *ElectionLeader        `protobuf:"bytes,4,opt,name=vanished,proto3" json:"vanished,omitempty"`      // a leader that vanished and that nobody has followed yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -860,6 +861,13 @@ func (x *Election) GetCandidates() uint32 {
 		return x.Candidates
 	}
 	return 0
+}
+
+func (x *Election) GetVanished() *ElectionLeader {
+	if x != nil {
+		return x.Vanished
+	}
+	return nil
 }
 
 type ElectionLeader struct {
@@ -1030,13 +1038,14 @@ const file_holdfast_v1_election_proto_rawDesc = "" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\"f\n" +
 	"\x1bElectionServiceListResponse\x123\n" +
 	"\telections\x18\x01 \x03(\v2\x15.holdfast.v1.ElectionR\telections\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next\"s\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"\xac\x01\n" +
 	"\bElection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
 	"\x06leader\x18\x02 \x01(\v2\x1b.holdfast.v1.ElectionLeaderR\x06leader\x12\x1e\n" +
 	"\n" +
 	"candidates\x18\x03 \x01(\rR\n" +
-	"candidates\"\xc7\x01\n" +
+	"candidates\x127\n" +
+	"\bvanished\x18\x04 \x01(\v2\x1b.holdfast.v1.ElectionLeaderR\bvanished\"\xc7\x01\n" +
 	"\x0eElectionLeader\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\x04R\x05token\x12\x16\n" +
@@ -1092,24 +1101,25 @@ var file_holdfast_v1_election_proto_depIdxs = []int32{
 	14, // 3: holdfast.v1.ObserveResponse.leader:type_name -> holdfast.v1.ElectionLeader
 	13, // 4: holdfast.v1.ElectionServiceListResponse.elections:type_name -> holdfast.v1.Election
 	14, // 5: holdfast.v1.Election.leader:type_name -> holdfast.v1.ElectionLeader
-	16, // 6: holdfast.v1.ElectionLeader.since:type_name -> google.protobuf.Timestamp
-	0,  // 7: holdfast.v1.ElectionService.Campaign:input_type -> holdfast.v1.CampaignRequest
-	3,  // 8: holdfast.v1.ElectionService.Proclaim:input_type -> holdfast.v1.ProclaimRequest
-	5,  // 9: holdfast.v1.ElectionService.Resign:input_type -> holdfast.v1.ResignRequest
-	7,  // 10: holdfast.v1.ElectionService.Leader:input_type -> holdfast.v1.LeaderRequest
-	9,  // 11: holdfast.v1.ElectionService.Observe:input_type -> holdfast.v1.ObserveRequest
-	11, // 12: holdfast.v1.ElectionService.List:input_type -> holdfast.v1.ElectionServiceListRequest
-	1,  // 13: holdfast.v1.ElectionService.Campaign:output_type -> holdfast.v1.CampaignResponse
-	4,  // 14: holdfast.v1.ElectionService.Proclaim:output_type -> holdfast.v1.ProclaimResponse
-	6,  // 15: holdfast.v1.ElectionService.Resign:output_type -> holdfast.v1.ResignResponse
-	8,  // 16: holdfast.v1.ElectionService.Leader:output_type -> holdfast.v1.LeaderResponse
-	10, // 17: holdfast.v1.ElectionService.Observe:output_type -> holdfast.v1.ObserveResponse
-	12, // 18: holdfast.v1.ElectionService.List:output_type -> holdfast.v1.ElectionServiceListResponse
-	13, // [13:19] is the sub-list for method output_type
-	7,  // [7:13] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	14, // 6: holdfast.v1.Election.vanished:type_name -> holdfast.v1.ElectionLeader
+	16, // 7: holdfast.v1.ElectionLeader.since:type_name -> google.protobuf.Timestamp
+	0,  // 8: holdfast.v1.ElectionService.Campaign:input_type -> holdfast.v1.CampaignRequest
+	3,  // 9: holdfast.v1.ElectionService.Proclaim:input_type -> holdfast.v1.ProclaimRequest
+	5,  // 10: holdfast.v1.ElectionService.Resign:input_type -> holdfast.v1.ResignRequest
+	7,  // 11: holdfast.v1.ElectionService.Leader:input_type -> holdfast.v1.LeaderRequest
+	9,  // 12: holdfast.v1.ElectionService.Observe:input_type -> holdfast.v1.ObserveRequest
+	11, // 13: holdfast.v1.ElectionService.List:input_type -> holdfast.v1.ElectionServiceListRequest
+	1,  // 14: holdfast.v1.ElectionService.Campaign:output_type -> holdfast.v1.CampaignResponse
+	4,  // 15: holdfast.v1.ElectionService.Proclaim:output_type -> holdfast.v1.ProclaimResponse
+	6,  // 16: holdfast.v1.ElectionService.Resign:output_type -> holdfast.v1.ResignResponse
+	8,  // 17: holdfast.v1.ElectionService.Leader:output_type -> holdfast.v1.LeaderResponse
+	10, // 18: holdfast.v1.ElectionService.Observe:output_type -> holdfast.v1.ObserveResponse
+	12, // 19: holdfast.v1.ElectionService.List:output_type -> holdfast.v1.ElectionServiceListResponse
+	14, // [14:20] is the sub-list for method output_type
+	8,  // [8:14] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_election_proto_init() }
