@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"holdfast.dev"
 )
@@ -153,6 +154,30 @@ func txnBytes(t *Txn) int {
 		}
 	}
 	return n
+}
+
+// cloneTxn is a copy of t that shares nothing with it.
+func cloneTxn(t *Txn) *Txn {
+	return &Txn{If: cloneCompares(t.If), Then: cloneOps(t.Then), Else: cloneOps(t.Else)}
+}
+
+func cloneCompares(cs []Compare) []Compare {
+	cs = slices.Clone(cs)
+	for i := range cs {
+		cs[i].Value = slices.Clone(cs[i].Value)
+	}
+	return cs
+}
+
+func cloneOps(ops []Op) []Op {
+	ops = slices.Clone(ops)
+	for i := range ops {
+		ops[i].Value = slices.Clone(ops[i].Value)
+		if ops[i].Txn != nil {
+			ops[i].Txn = cloneTxn(ops[i].Txn)
+		}
+	}
+	return ops
 }
 
 // span is the keys of a RangeRequest, a Compare or a WatchRequest: one key if

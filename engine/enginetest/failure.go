@@ -19,21 +19,21 @@ var contextTests = []test{
 		id, _ := w.grant(time.Minute)
 		for code, ctx := range map[holdfast.Code]context.Context{holdfast.CodeCanceled: canceled, holdfast.CodeDeadline: late} {
 			_, err := w.Engine.Txn(ctx, engine.Txn{Then: []engine.Op{engine.Put(w.key("a"), nil)}})
-			w.wantError(err, code, holdfast.NotApplied)
+			w.refused(err, code)
 			_, err = w.Engine.Txn(ctx, engine.Txn{Then: []engine.Op{engine.Get(w.key("a"))}})
-			w.wantError(err, code, holdfast.NotApplied)
+			w.refused(err, code)
 			_, err = w.Engine.Range(ctx, w.all())
-			w.wantError(err, code, holdfast.NotApplied)
+			w.refused(err, code)
 			_, err = w.Engine.Range(ctx, engine.RangeRequest{Key: w.key("a"), Stale: true})
-			w.wantError(err, code, holdfast.NotApplied)
+			w.refused(err, code)
 			_, err = w.Engine.Grant(ctx, w.lease(), time.Minute)
-			w.wantError(err, code, holdfast.NotApplied)
+			w.refused(err, code)
 			_, err = w.Engine.Renew(ctx, id)
-			w.wantError(err, code, holdfast.NotApplied)
-			w.wantError(w.Engine.Revoke(ctx, id), code, holdfast.NotApplied)
-			w.wantError(w.Engine.Compact(ctx, 1), code, holdfast.NotApplied)
+			w.refused(err, code)
+			w.refused(w.Engine.Revoke(ctx, id), code)
+			w.refused(w.Engine.Compact(ctx, 1), code)
 			_, err = w.Engine.Status(ctx)
-			w.wantError(err, code, holdfast.NotApplied)
+			w.refused(err, code)
 		}
 		w.wantState("")
 	}},
@@ -87,22 +87,22 @@ var compactTests = []test{
 		old := w.all()
 		old.Revision = two
 		_, err := w.Engine.Range(w.ctx, old)
-		w.wantError(err, holdfast.CodeCompacted, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeCompacted)
 		_, err = w.Engine.Txn(w.ctx, engine.Txn{Then: []engine.Op{engine.GetRange(old), engine.Put(w.key("d"), nil)}})
-		w.wantError(err, holdfast.CodeCompacted, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeCompacted)
 		_, err = w.Engine.Txn(w.ctx, engine.Txn{Then: []engine.Op{engine.GetRange(old)}})
-		w.wantError(err, holdfast.CodeCompacted, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeCompacted)
 		old.Revision = four
 		if got := w.text(w.read(old).KVs); got != "b=2" {
 			w.Fatalf("at the revision of the compaction: %q", got)
 		}
-		w.wantError(w.Engine.Compact(w.ctx, two), holdfast.CodeCompacted, holdfast.NotApplied)
-		w.wantError(w.Engine.Compact(w.ctx, 1<<50), holdfast.CodeInvalid, holdfast.NotApplied)
+		w.refused(w.Engine.Compact(w.ctx, two), holdfast.CodeCompacted)
+		w.refused(w.Engine.Compact(w.ctx, 1<<50), holdfast.CodeInvalid)
 
 		ch := w.watch(two)
 		for b := w.next(ch); ; b = w.next(ch) {
 			if b.Err != nil {
-				w.wantError(b.Err, holdfast.CodeCompacted, holdfast.NotApplied)
+				w.refused(b.Err, holdfast.CodeCompacted)
 				break
 			}
 			if len(b.Events) > 0 {
@@ -135,11 +135,11 @@ var closeTests = []test{
 		}
 		w.closes(ch)
 		_, err := w.Engine.Txn(w.ctx, engine.Txn{Then: []engine.Op{engine.Put(w.key("a"), nil)}})
-		w.wantError(err, holdfast.CodeClosed, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeClosed)
 		_, err = w.Engine.Range(w.ctx, w.all())
-		w.wantError(err, holdfast.CodeClosed, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeClosed)
 		_, err = w.Engine.Grant(w.ctx, w.lease(), time.Minute)
-		w.wantError(err, holdfast.CodeClosed, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeClosed)
 		w.closes(w.watch(1))
 		if err := w.Engine.Close(); err != nil {
 			w.Fatalf("close again: %v", err)

@@ -11,8 +11,8 @@ import (
 func (w *world) unknownLease(id engine.LeaseID) {
 	w.Helper()
 	_, err := w.Engine.Renew(w.ctx, id)
-	w.wantError(err, holdfast.CodeNotFound, holdfast.NotApplied)
-	w.wantError(w.Engine.Revoke(w.ctx, id), holdfast.CodeNotFound, holdfast.NotApplied)
+	w.refused(err, holdfast.CodeNotFound)
+	w.refused(w.Engine.Revoke(w.ctx, id), holdfast.CodeNotFound)
 }
 
 // grant makes a lease that must be new.
@@ -122,14 +122,14 @@ var leaseTests = []test{
 		}
 		w.unknownLease(id)
 		_, err := w.Engine.Txn(w.ctx, engine.Txn{Then: []engine.Op{engine.PutLeased(w.key("a"), nil, id)}})
-		w.wantError(err, holdfast.CodeNotFound, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeNotFound)
 	}},
 	{"Lease/ids", func(w *world) {
 		id, _ := w.grant(time.Minute)
 		_, err := w.Engine.Grant(w.ctx, id, time.Minute)
-		w.wantError(err, holdfast.CodeConflict, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeConflict)
 		_, err = w.Engine.Grant(w.ctx, 0, time.Minute)
-		w.wantError(err, holdfast.CodeInvalid, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeInvalid)
 		w.unknownLease(w.lease())
 		if err := w.Engine.Revoke(w.ctx, id); err != nil {
 			w.Fatal(err)

@@ -8,10 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
-
-	gocmp "github.com/google/go-cmp/cmp"
 
 	"holdfast.dev"
 	"holdfast.dev/engine"

@@ -76,7 +76,7 @@ var rangeTests = []test{
 			}
 		}
 		_, err := w.Engine.Range(w.ctx, engine.RangeRequest{Key: w.key("a"), Revision: 1 << 50})
-		w.wantError(err, holdfast.CodeInvalid, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeInvalid)
 	}},
 	{"Range/stale", func(w *world) {
 		rev := w.put("a", "1")

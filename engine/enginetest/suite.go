@@ -191,15 +191,16 @@ func (w *world) wantState(want string) {
 	}
 }
 
-// wantError fails unless err says what happened and whether.
-func (w *world) wantError(err error, c holdfast.Code, o holdfast.Outcome) {
+// refused fails unless err says why the call was not applied, and that it was
+// not.
+func (w *world) refused(err error, c holdfast.Code) {
 	w.Helper()
 	e, ok := errors.AsType[*holdfast.Error](err)
 	if !ok {
 		w.Fatalf("got %T %v, want a *holdfast.Error with code %v", err, err, c)
 	}
-	if e.Code != c || e.Outcome != o {
-		w.Fatalf("got %v (%v, %v), want %v, %v", err, e.Code, e.Outcome, c, o)
+	if e.Code != c || e.Outcome != holdfast.NotApplied {
+		w.Fatalf("got %v (%v, %v), want %v, not applied", err, e.Code, e.Outcome, c)
 	}
 }
 

@@ -132,19 +132,19 @@ var txnTests = []test{
 		} {
 			_, err := w.Engine.Txn(w.ctx, c.txn)
 			w.Logf("%s: %v", c.name, err)
-			w.wantError(err, holdfast.CodeInvalid, holdfast.NotApplied)
+			w.refused(err, holdfast.CodeInvalid)
 		}
 		w.wantState("")
 	}},
 	{"Txn/unknown lease", func(w *world) {
 		put := engine.PutLeased(w.key("leased"), nil, w.lease())
 		_, err := w.Engine.Txn(w.ctx, engine.Txn{Then: []engine.Op{engine.Put(w.key("a"), nil), put}})
-		w.wantError(err, holdfast.CodeNotFound, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeNotFound)
 		_, err = w.Engine.Txn(w.ctx, engine.Txn{Then: []engine.Op{
 			engine.Nested(engine.Txn{Then: []engine.Op{engine.Put(w.key("a"), nil)}}),
 			engine.Nested(engine.Txn{Then: []engine.Op{put}}),
 		}})
-		w.wantError(err, holdfast.CodeNotFound, holdfast.NotApplied)
+		w.refused(err, holdfast.CodeNotFound)
 		w.wantState("")
 		w.txn(engine.Txn{If: []engine.Compare{engine.Exists(w.key("a"))}, Then: []engine.Op{put}, Else: []engine.Op{engine.Put(w.key("b"), nil)}})
 		w.wantState("b=")
@@ -271,7 +271,7 @@ var nestedTests = []test{
 		}
 		for _, bad := range []engine.Txn{nest(128, 1), nest(64, 65)} {
 			_, err := w.Engine.Txn(w.ctx, bad)
-			w.wantError(err, holdfast.CodeInvalid, holdfast.NotApplied)
+			w.refused(err, holdfast.CodeInvalid)
 		}
 		w.wantState("")
 		w.txn(nest(64, 64))

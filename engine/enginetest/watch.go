@@ -158,7 +158,7 @@ var watchTests = []test{
 	{"Watch/invalid", func(w *world) {
 		ch := w.Engine.Watch(w.ctx, engine.WatchRequest{Key: w.key("b"), End: w.key("a")})
 		b := w.next(ch)
-		w.wantError(b.Err, holdfast.CodeInvalid, holdfast.NotApplied)
+		w.refused(b.Err, holdfast.CodeInvalid)
 		w.closes(ch)
 	}},
 }
