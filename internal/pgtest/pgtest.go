@@ -102,9 +102,10 @@ func shared(bin string) (*server, error) {
 	return started.s, started.err
 }
 
-// $1 is the temporary directory, $2 the postgres binary.
+// $1 is the temporary directory, $2 that of the binaries.
 const guardian = `
-"$2" -D "$1/data" -k "$1" -c listen_addresses= -c fsync=off -c max_connections=200 -c log_destination=stderr &
+"$2/initdb" --pgdata "$1/data" --username postgres --auth trust --encoding UTF8 --locale C --no-sync >/dev/null || { rm -rf "$1"; exit 1; }
+"$2/postgres" -D "$1/data" -k "$1" -c listen_addresses= -c fsync=off -c max_connections=200 -c log_destination=stderr &
 read -r _
 kill -QUIT $!
 wait $!
@@ -125,17 +126,8 @@ func start(bin string) (*server, error) {
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"),
-		"--pgdata", filepath.Join(dir, "data"), "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
-	initdb.Dir, initdb.SysProcAttr = dir, &syscall.SysProcAttr{Credential: who}
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return nil, errors.Join(fmt.Errorf("initdb: %w\n%s", err, out), os.RemoveAll(dir))
-	}
-
 	// Not bound to a context: it outlives the test that happens to be first.
-	cmd := exec.Command("/bin/sh", "-c", guardian, "sh", dir, filepath.Join(bin, "postgres")) //nolint:noctx // it ends with the pipe
+	cmd := exec.Command("/bin/sh", "-c", guardian, "sh", dir, bin) //nolint:noctx // it ends with the pipe
 	// A group of its own: Ctrl-C must not take postgres away before the shell.
 	cmd.Dir, cmd.SysProcAttr = dir, &syscall.SysProcAttr{Credential: who, Setpgid: true}
 	pipe, err := cmd.StdinPipe()
@@ -151,12 +143,17 @@ func start(bin string) (*server, error) {
 	}
 	ready := make(chan error, 1)
 	go follow(stderr, ready)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
 	select {
-	case err := <-ready:
-		return &server{dir: dir, pipe: pipe}, err
-	case <-ctx.Done():
-		return nil, errors.Join(fmt.Errorf("postgres is not ready after %s", patience), pipe.Close())
+	case err = <-ready:
+	case <-timer.C:
+		err = fmt.Errorf("postgres is not ready after %s", patience)
 	}
+	if err != nil {
+		return nil, errors.Join(err, pipe.Close())
+	}
+	return &server{dir: dir, pipe: pipe}, nil
 }
 
 // follow reads the server's log to its end, so that the server never waits for
