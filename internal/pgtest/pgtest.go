@@ -104,7 +104,8 @@ func shared(bin string) (*server, error) {
 
 // $1 is the temporary directory, $2 that of the binaries.
 const guardian = `
-"$2/initdb" --pgdata "$1/data" --username postgres --auth trust --encoding UTF8 --locale C --no-sync >/dev/null || { rm -rf "$1"; exit 1; }
+"$2/initdb" --pgdata "$1/data" --username postgres --auth trust --encoding UTF8 --locale C --no-sync >"$1/initdb.log" 2>&1 ||
+	{ cat "$1/initdb.log" >&2; rm -rf "$1"; exit 1; }
 "$2/postgres" -D "$1/data" -k "$1" -c listen_addresses= -c fsync=off -c max_connections=200 -c log_destination=stderr &
 read -r _
 kill -QUIT $!
