@@ -103,7 +103,9 @@ func shared(bin string) (*server, error) {
 }
 
 // $1 is the temporary directory, $2 that of the binaries.
+// Nobody may read its stderr any more when it has to clean up.
 const guardian = `
+trap '' PIPE
 "$2/initdb" --pgdata "$1/data" --username postgres --auth trust --encoding UTF8 --locale C --no-sync >"$1/initdb.log" 2>&1 ||
 	{ cat "$1/initdb.log" >&2; rm -rf "$1"; exit 1; }
 "$2/postgres" -D "$1/data" -k "$1" -c listen_addresses= -c fsync=off -c max_connections=200 -c log_destination=stderr &
