@@ -18,18 +18,19 @@ import (
 	"holdfast.dev/engine/enginetest"
 )
 
-func coalesce(t testing.TB, e engine.Engine, cfg engine.CoalesceConfig) *engine.Coalescer {
-	t.Helper()
+func coalesce(tb testing.TB, e engine.Engine, cfg engine.CoalesceConfig) *engine.Coalescer {
+	tb.Helper()
 	c := engine.Coalesce(e, cfg)
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := c.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return c
 }
 
 func TestCoalesce(t *testing.T) {
+	t.Parallel()
 	enginetest.Run(t, func(t *testing.T) enginetest.Harness {
 		m := openMemory(t)
 		return memoryHarness(m, coalesce(t, m, engine.CoalesceConfig{InFlight: 1}))

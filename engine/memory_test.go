@@ -37,6 +37,7 @@ func memoryHarness(m *engine.Memory, e engine.Engine) enginetest.Harness {
 }
 
 func TestMemory(t *testing.T) {
+	t.Parallel()
 	enginetest.Run(t, func(t *testing.T) enginetest.Harness {
 		m := openMemory(t)
 		return memoryHarness(m, m)
