@@ -15,7 +15,7 @@ import (
 // is a single node on loopback with its data in ./holdfast-data.
 type Serve struct {
 	Name string `default:"n1" from:"env,file" group:"node" help:"The node's name, unique in its cluster."`
-	Data string `default:"holdfast-data" from:"env,file" group:"node" type:"path" placeholder:"DIR" help:"Where the node keeps its data."`
+	Data string `default:"holdfast-data" from:"env,file" group:"node" placeholder:"DIR" help:"Where the node keeps its data."`
 
 	Listen        string `default:"127.0.0.1:7450" from:"env,file" group:"addresses" placeholder:"HOST:PORT" help:"Where the API listens. Anything but loopback needs --tls-cert or --insecure."`
 	Advertise     string `from:"env,file" group:"addresses" placeholder:"URL" help:"How clients and other nodes reach the API. Default: what --listen says."`
@@ -23,7 +23,7 @@ type Serve struct {
 	PeerAdvertise string `from:"env,file" group:"addresses" placeholder:"URL" help:"How other nodes reach it. Default: this node's entry in --peers, or what --peer-listen says."`
 	EtcdListen    string `from:"env,file" group:"addresses" placeholder:"HOST:PORT" help:"Also serve etcd's own API here, for etcdctl; loopback only. It knows no roles: whoever reaches it may change everything. Default: not at all."`
 
-	Peers        []string `from:"env,file" group:"cluster" placeholder:"NAME=URL,…" help:"All first nodes of a new cluster (1, 3 or 5) with their peer URLs, the same on each."`
+	Peers        []string `from:"env,file" group:"cluster" placeholder:"NAME=URL" help:"All first nodes of a new cluster (1, 3 or 5) with their peer URLs, the same on each."`
 	Join         string   `from:"env,file" group:"cluster" placeholder:"URL" help:"Join the cluster of the node whose API is at URL: as a learner, promoted when it has caught up."`
 	Engine       string   `kong:"-"` // the global flag: an etcd cluster to keep everything in instead of an embedded one
 	ClusterToken string   `from:"env,file" group:"cluster" help:"Tells clusters apart that have used the same addresses. The same on each node."`
@@ -37,7 +37,7 @@ type Serve struct {
 	Tokens      string `from:"env,file" group:"security" placeholder:"FILE" help:"Bearer tokens with their roles; read again on SIGHUP. Without it every caller may do everything."`
 	Insecure    bool   `from:"env,file" group:"security" help:"Listen beyond loopback without TLS. Everybody on the network can read and change everything."`
 
-	ElectionTimeout Setting[time.Duration] `default:"1s" from:"env,file" group:"limits" placeholder:"DURATION" help:"How long a node hears nothing from the leader before it stands for election."`
+	ElectionTimeout Setting[time.Duration] `default:"500ms" from:"env,file" group:"limits" placeholder:"DURATION" help:"How long a node hears nothing from the leader before it stands for election."`
 	Heartbeat       Setting[time.Duration] `default:"100ms" from:"env,file" group:"limits" placeholder:"DURATION" help:"How often the leader is heard; at most a fifth of the election timeout."`
 	Quota           Setting[Bytes]         `default:"2GiB" from:"env,file" group:"limits" placeholder:"SIZE" help:"How large the store may grow before it refuses writes; an alert comes at 70 %."`
 	SessionTTL      Setting[time.Duration] `name:"session-ttl" default:"10s" from:"env,file" group:"limits" placeholder:"DURATION" help:"TTL of the node's own session."`
