@@ -49,8 +49,8 @@
 //	holdfast.ErrNotFound   there is no such key (now, or at that revision)
 //	holdfast.ErrFenced     a holder with a higher token was here: stop
 //	holdfast.ErrLost       the session is gone, and its keys with it
-//	holdfast.ErrCompacted  that revision is no longer in history; with outcome
-//	                       Applied: the write happened, but what it read is gone
+//	holdfast.ErrCompacted  that revision is no longer in history; of a write:
+//	                       it had been sent before, and its answer is gone
 //	holdfast.ErrNoQuorum   no majority answered before the context ended
 //	holdfast.ErrInvalid    a bound or a rule is broken; all faults are listed
 //

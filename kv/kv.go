@@ -18,12 +18,13 @@ type Store struct {
 	attempt time.Duration
 	lease   engine.SessionID
 	once    func(context.Context, engine.Txn) (engine.OnceResult, error)
+	resolve func(context.Context, engine.RequestID) (holdfast.Outcome, int64, error)
 }
 
 // New is the store as a session sees it: writes happen exactly once, and keys
 // can hang on the session.
 func New(s *engine.Session) *Store {
-	return &Store{engine: s.Engine(), attempt: s.Attempt(), lease: s.ID(), once: s.Once}
+	return &Store{engine: s.Engine(), attempt: s.Attempt(), lease: s.ID(), once: s.Once, resolve: s.Resolve}
 }
 
 // NewFor is the store without a session of its own: for readers, and for nodes
@@ -35,7 +36,11 @@ func NewFor(e engine.Engine, attempt time.Duration) *Store {
 	if attempt <= 0 {
 		attempt = engine.DefaultAttempt
 	}
-	return (&Store{engine: e, attempt: attempt}).For(Caller{})
+	st := &Store{engine: e, attempt: attempt}
+	st.resolve = func(ctx context.Context, id engine.RequestID) (holdfast.Outcome, int64, error) {
+		return engine.Resolve(ctx, e, attempt, id)
+	}
+	return st.For(Caller{})
 }
 
 // Caller is the one for whom a node writes.
@@ -174,31 +179,6 @@ func (st *Store) List(ctx context.Context, prefix string, opts ...ListOption) (P
 	return page, nil
 }
 
-// Resolve settles a write whose outcome was unknown, for good: it finds that
-// it was applied, and at which revision, or makes sure that it never will be,
-// even if it is still under way. Cause is the error of the write. It fails with
-// holdfast.ErrInvalid when that carries no request id, which only writes
-// through a session or with a request id do, and the outcome stays Unknown,
-// with an error, when the session is gone.
-func (st *Store) Resolve(ctx context.Context, cause error) (holdfast.Outcome, int64, error) {
-	id, err := engine.ParseRequestID(requestOf(cause))
-	if err != nil {
-		return holdfast.OutcomeOf(cause), 0, err
-	}
-	return st.ResolveRequest(ctx, id)
-}
-
-// ResolveRequest is [Store.Resolve] for a request id.
-func (st *Store) ResolveRequest(ctx context.Context, id engine.RequestID) (holdfast.Outcome, int64, error) {
-	outcome, rev, err := engine.Resolve(ctx, st.engine, st.attempt, id)
-	if err != nil {
-		err = &holdfast.Error{
-			Op: "resolve", Key: "request " + id.String(), Code: holdfast.CodeOf(err), Outcome: outcome, Request: id.String(), Err: bare(err),
-		}
-	}
-	return outcome, rev, err
-}
-
 // read repeats a read until it succeeds, fails for good, or ctx ends.
 func (st *Store) read(ctx context.Context, req engine.RangeRequest) (engine.RangeResult, error) {
 	for {
@@ -256,7 +236,7 @@ func subject(key string) string {
 }
 
 // wrap gives an engine's error the words of this package.
-func wrap(op, key string, err error) error {
+func wrap(op, key string, err error) *holdfast.Error {
 	return &holdfast.Error{
 		Op: op, Key: subject(key), Code: holdfast.CodeOf(err), Outcome: holdfast.OutcomeOf(err), Request: requestOf(err), Err: bare(err),
 	}

@@ -103,18 +103,20 @@ func (st *Store) exec(ctx context.Context, op, key string, p *program, extra ...
 		return a, nil
 	}
 	res, err := st.once(ctx, p.compile())
-	switch {
-	case err != nil:
-		return answer{}, wrap(op, key, err)
-	case res.Duplicate:
+	if err != nil {
+		return answer{}, p.unknown(wrap(op, key, err))
+	}
+	if res.Duplicate {
 		a, err = st.recall(ctx, p, res.Revision)
-	default:
+	} else {
 		a, err = p.interpret(res.TxnResult)
 	}
-	if err != nil {
-		return answer{}, &holdfast.Error{
-			Op: op, Key: subject(key), Code: holdfast.CodeOf(err), Outcome: holdfast.Applied, Err: fmt.Errorf("its result: %w", bare(err)),
+	if err != nil { // it was executed, but whether it was refused then is not known
+		e := wrap(op, key, fmt.Errorf("its result: %w", bare(err)))
+		if e.Request, e.Outcome = res.Request.String(), holdfast.Applied; p.refusable() {
+			e.Outcome = holdfast.Unknown
 		}
+		return answer{}, p.unknown(e)
 	}
 	if a.fenced != nil {
 		return answer{}, &holdfast.Error{
@@ -151,4 +153,82 @@ func (st *Store) recall(ctx context.Context, p *program, rev int64) (answer, err
 		return answer{}, errors.Join(errors.New("replay"), err)
 	}
 	return a, nil
+}
+
+// refusable says whether the program may be executed and change nothing.
+func (p *program) refusable() bool {
+	return len(p.fences) > 0 || len(p.txn.If) > 0 && !(writes(p.txn.Then) && writes(p.txn.Else))
+}
+
+// changed says whether the answer is that of a write that took place: it was
+// not fenced off, and the branch that ran had something to write.
+func (p *program) changed(a answer) bool {
+	if a.Succeeded {
+		return writes(p.txn.Then)
+	}
+	return a.fenced == nil && writes(p.txn.Else)
+}
+
+// pending is the cause of an unknown outcome, with the write that Resolve has
+// to look into.
+type pending struct {
+	program *program
+	cause   error
+}
+
+// unknown puts the program into an error whose outcome Resolve can settle.
+func (p *program) unknown(e *holdfast.Error) error {
+	if e.Request != "" && e.Outcome == holdfast.Unknown {
+		e.Err = &pending{program: p, cause: e.Err}
+	}
+	return e
+}
+
+func (p *pending) Error() string { return p.cause.Error() }
+func (p *pending) Unwrap() error { return p.cause }
+
+// Resolve settles a write whose outcome was unknown, for good: it finds that
+// it happened, and at which revision, or makes sure that it never will, even
+// if it is still under way. Cause is the error of the write. It fails with
+// holdfast.ErrInvalid when that carries no request id, which only writes
+// through a session or with a request id do. The outcome stays Unknown, with an
+// error, when the session is gone, or when a conditional write was decided at a
+// revision that is no longer in history.
+func (st *Store) Resolve(ctx context.Context, cause error) (holdfast.Outcome, int64, error) {
+	id, err := engine.ParseRequestID(requestOf(cause))
+	if err != nil {
+		return holdfast.OutcomeOf(cause), 0, err
+	}
+	outcome, rev, err := st.ResolveRequest(ctx, id)
+	write, ok := errors.AsType[*pending](cause)
+	if !ok || err != nil || outcome != holdfast.Applied {
+		return outcome, rev, err
+	}
+	a, err := st.recall(ctx, write.program, rev)
+	switch {
+	case err != nil:
+		return holdfast.Unknown, 0, unresolved(id, holdfast.Unknown, err)
+	case !write.program.changed(a):
+		return holdfast.NotApplied, 0, nil
+	}
+	return holdfast.Applied, rev, nil
+}
+
+// ResolveRequest settles a request of which only the id is known. Applied means
+// that it was executed, at that revision, and will not be again; a conditional
+// or fenced write may have been refused then. To send it again with the same id
+// gives its answer.
+func (st *Store) ResolveRequest(ctx context.Context, id engine.RequestID) (holdfast.Outcome, int64, error) {
+	outcome, rev, err := st.resolve(ctx, id)
+	if err != nil {
+		err = unresolved(id, outcome, err)
+	}
+	return outcome, rev, err
+}
+
+// unresolved is the error of a request that could not be settled.
+func unresolved(id engine.RequestID, outcome holdfast.Outcome, err error) error {
+	return &holdfast.Error{
+		Op: "resolve", Key: "request " + id.String(), Code: holdfast.CodeOf(err), Outcome: outcome, Request: id.String(), Err: bare(err),
+	}
 }
