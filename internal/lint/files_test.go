@@ -188,3 +188,22 @@ func TestDocs_FiveHeadings(t *testing.T) {
 		}
 	}
 }
+
+// TestDocs_Dependencies: each module that we import ourselves has a line in
+// docs/dependencies.md that says why.
+func TestDocs_Dependencies(t *testing.T) {
+	root := filepath.Join("..", "..")
+	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile(filepath.Join(root, "docs", "dependencies.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dep := range regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllSubmatch(mod, -1) { // "// indirect" follows others' versions
+		if !bytes.Contains(doc, []byte("| "+string(dep[1])+" |")) {
+			t.Errorf("docs/dependencies.md: %s has no line: say why it is there", dep[1])
+		}
+	}
+}

@@ -23,7 +23,7 @@ const layers = `
 .                  :                                  |
 engine             : .                                | golang.org/x/sys
 engine/enginetest  : . engine                         | github.com/google/go-cmp pgregory.net/rapid
-engine/etcd        : . engine                         | go.etcd.io/etcd/api go.etcd.io/etcd/client google.golang.org/grpc go.uber.org/zap
+engine/etcd        : . engine                         | go.etcd.io/etcd/api google.golang.org/grpc
 engine/embed       : . engine engine/etcd             | go.etcd.io/etcd google.golang.org/grpc go.uber.org/zap github.com/prometheus
 lock               : . engine internal/grant          |
 election           : . engine internal/grant          |
@@ -36,17 +36,19 @@ internal/gen       : internal/gen                     | connectrpc.com google.go
 internal/wire      : . engine internal/gen            | connectrpc.com google.golang.org/protobuf
 internal/cert      :                                  |
 internal/server/auth : .                              | go.yaml.in/yaml
-internal/server    : . engine lock election membership kv internal/gen internal/wire internal/cert internal/server/auth | connectrpc.com google.golang.org/protobuf github.com/prometheus go.opentelemetry.io golang.org/x/time
+internal/server    : . engine lock election membership kv internal/gen internal/wire internal/cert internal/server/auth | connectrpc.com google.golang.org/protobuf github.com/prometheus go.opentelemetry.io/otel/trace golang.org/x/time
 internal/access    : . client engine engine/etcd lock election membership kv internal/cert |
 internal/cli       : .                                | github.com/alecthomas/kong
 internal/config    : engine/etcd                      | github.com/alecthomas/kong go.yaml.in/yaml
+internal/node      : . client engine engine/embed engine/etcd internal/server internal/cert internal/config | go.opentelemetry.io
 internal/runner    :                                  |
 internal/devcluster :                                 |
 internal/lint      :                                  |
 internal/simtest   :                                  |
 internal/pgtest    :                                  | github.com/jackc/pgx
-cmd/holdfast       : *                                | github.com/alecthomas/kong connectrpc.com github.com/prometheus go.opentelemetry.io go.yaml.in/yaml golang.org/x/sys
+cmd/holdfast       : *                                | github.com/alecthomas/kong
 examples/fenced-ledger : . fence                      | github.com/jackc/pgx modernc.org/sqlite
+examples/stampede  : . client engine lock internal/devcluster |
 `
 
 type rule struct{ ours, others []string }
