@@ -18,9 +18,9 @@ import (
 	"testing"
 )
 
-// Run calls f with the seeds 1 to n, each in a parallel subtest of its own. f
-// must be a pure function of its seed, and must take no longer than a few
-// seconds.
+// Run calls f with the seeds 1 to n, with -short a tenth of them, each in a
+// parallel subtest of its own. f must be a pure function of its seed, and must
+// take no longer than a few seconds.
 //
 // The environment overrules n: HOLDFAST_SEEDS is how many seeds to run,
 // HOLDFAST_SEED the only one to run (`make sim` sets both). A seed that fails
@@ -30,6 +30,9 @@ func Run(t *testing.T, n int, f func(t *testing.T, seed uint64)) {
 	t.Helper()
 	if !strings.Contains(t.Name(), "Simulation") {
 		t.Fatalf("%s: a simulation's name must contain \"Simulation\", or make sim does not find it", t.Name())
+	}
+	if testing.Short() {
+		n = (n + 9) / 10
 	}
 	seeds, err := choose(n, os.Getenv("HOLDFAST_SEEDS"), os.Getenv("HOLDFAST_SEED"))
 	if err != nil {
