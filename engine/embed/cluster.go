@@ -254,7 +254,7 @@ func (c contextWriter) Write(b []byte) (int, error) {
 
 // newLease draws a lease id. Secrecy is not needed, only that no two collide.
 func newLease() engine.LeaseID {
-	return engine.LeaseID(rand.Int64N(1<<62) + 1) //nolint:forbidigo // an id, not a decision of the algorithm: nothing depends on which it is
+	return engine.LeaseID(rand.Int64N(1<<62) + 1)
 }
 
 // leaseTTL bounds how long a member that died in maintenance holds it up.

@@ -2,14 +2,31 @@ package embed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
+	"holdfast.dev"
+	"holdfast.dev/engine"
 	"holdfast.dev/engine/enginetest"
 )
+
+// etcd's server leaves connections between members to die of themselves.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("net/http.(*conn).serve"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*connReader).backgroundRead"),
+	)
+}
 
 // quick is a configuration for tests: fast, and not safe across a power cut.
 func quick(tb testing.TB) Config {
@@ -44,12 +61,126 @@ func freeURL(tb testing.TB) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer l.Close()
-	return fmt.Sprintf("http://%s", l.Addr())
+	if err := l.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	return "http://" + l.Addr().String()
+}
+
+// trio is a cluster of three in this process.
+type trio struct {
+	cfgs  []Config
+	nodes []*Node
+}
+
+func startTrio(t *testing.T) *trio {
+	t.Helper()
+	c := &trio{nodes: make([]*Node, 3)}
+	var names []string
+	for i := range 3 {
+		cfg := quick(t)
+		cfg.Name, cfg.ListenPeer = fmt.Sprint("n", i), freeURL(t)
+		c.cfgs = append(c.cfgs, cfg)
+		names = append(names, cfg.Name+"="+cfg.ListenPeer)
+	}
+	for i := range c.cfgs {
+		c.cfgs[i].InitialCluster = strings.Join(names, ",")
+	}
+	t.Cleanup(func() {
+		var wg sync.WaitGroup
+		for _, n := range c.nodes {
+			if n != nil {
+				wg.Go(func() {
+					if err := n.Kill(); err != nil {
+						t.Errorf("kill: %v", err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+	})
+	c.start(t, 0, 1, 2)
+	return c
+}
+
+// start starts some of the nodes at once.
+func (c *trio) start(t *testing.T, which ...int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	errs := make([]error, 3)
+	for _, i := range which {
+		wg.Go(func() { c.nodes[i], errs[i] = Start(ctx, c.cfgs[i]) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatalf("start: %v", err)
+	}
+}
+
+// leader is the index of the node that leads.
+func (c *trio) leader(t *testing.T) int {
+	t.Helper()
+	for pause(t.Context(), 10*time.Millisecond) {
+		for i, n := range c.nodes {
+			if s := n.srv.Server; s.Lead() == uint64(s.MemberID()) {
+				return i
+			}
+		}
+	}
+	t.Fatal("nobody leads")
+	return 0
 }
 
 func TestEngineSingle(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) enginetest.Harness {
-		return enginetest.Harness{Engine: start(t, quick(t)), MinTTL: time.Second}
+		cfg := quick(t)
+		n := start(t, cfg)
+		return enginetest.Harness{
+			Engine: n, MinTTL: time.Second,
+			Restart: func(t *testing.T) engine.Engine {
+				if err := n.Close(); err != nil {
+					t.Fatal(err)
+				}
+				return start(t, cfg)
+			},
+		}
 	})
+}
+
+func TestEngineCluster(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T) enginetest.Harness {
+		c := startTrio(t)
+		return enginetest.Harness{
+			Engine: c.nodes[0], MinTTL: time.Second,
+			LoseLeader: func(t *testing.T) {
+				for c.leader(t) == 0 { // the engine that is tested must live
+					if err := c.nodes[0].HandOver(t.Context()); err != nil {
+						t.Logf("hand over: %v", err)
+					}
+				}
+				i := c.leader(t)
+				if err := c.nodes[i].Kill(); err != nil {
+					t.Fatal(err)
+				}
+				c.start(t, i)
+			},
+		}
+	})
+}
+
+func TestClosedNodeAnswers(t *testing.T) {
+	n := start(t, quick(t))
+	if err := n.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-n.Done():
+	default:
+		t.Fatal("not done")
+	}
+	if _, err := n.Range(t.Context(), engine.RangeRequest{Key: "a"}); !errors.Is(err, holdfast.ErrClosed) {
+		t.Fatalf("got %v", err)
+	}
 }

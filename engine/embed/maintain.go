@@ -129,7 +129,7 @@ func (m *maintainer) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.tell(st)
+	m.tell(ctx, st)
 	if slices.Contains(st.Alarms, etcdserverpb.AlarmType_NOSPACE.String()) {
 		return m.recover(ctx)
 	}
@@ -141,18 +141,18 @@ func (m *maintainer) look(ctx context.Context) error {
 }
 
 // tell reports when the store's fill passes the alert's level.
-func (m *maintainer) tell(st engine.Status) {
+func (m *maintainer) tell(ctx context.Context, st engine.Status) {
 	q := QuotaState{Alert: float64(st.DBSize) >= m.cfg.AlertAt*float64(st.Quota), Size: st.DBSize, InUse: st.DBInUse, Quota: st.Quota}
 	if q.Alert == m.alert {
 		return
 	}
 	m.alert = q.Alert
-	level, text := slog.LevelInfo, "store is below the quota's alert again"
+	attrs := []any{slog.Int64("size", q.Size), slog.Int64("inUse", q.InUse), slog.Int64("quota", q.Quota)}
 	if q.Alert {
-		level, text = slog.LevelWarn, "store is filling up"
+		m.cfg.Logger.WarnContext(ctx, "store is filling up", attrs...)
+	} else {
+		m.cfg.Logger.InfoContext(ctx, "store is below the quota's alert again", attrs...)
 	}
-	m.cfg.Logger.LogAttrs(context.Background(), level, text,
-		slog.Int64("size", q.Size), slog.Int64("inUse", q.InUse), slog.Int64("quota", q.Quota))
 	if m.cfg.OnQuota != nil {
 		m.cfg.OnQuota(q)
 	}
@@ -194,9 +194,13 @@ func (m *maintainer) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	turn := time.Duration(slices.IndexFunc(members, func(m Member) bool { return m.Self }))
-	if !pause(ctx, turn*m.cfg.Stagger) {
-		return nil
+	for i := range members {
+		if members[i].Self {
+			break
+		}
+		if !pause(ctx, m.cfg.Stagger) {
+			return nil
+		}
 	}
 	now, err := n.Range(ctx, engine.RangeRequest{Key: defragKey, Count: true})
 	if err != nil {
@@ -212,7 +216,7 @@ func (m *maintainer) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.tell(st)
+	m.tell(ctx, st)
 	if float64(st.DBSize) >= 0.9*float64(st.Quota) {
 		return &holdfast.Error{
 			Op: "recover", Key: "store", Code: holdfast.CodeExhausted, Outcome: holdfast.NotApplied,

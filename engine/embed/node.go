@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,10 +28,10 @@ type Node struct {
 	srv     *embed.Etcd
 	cluster etcdserverpb.ClusterClient
 
-	ready      chan struct{}
-	settled    chan struct{} // closed when settle has ended
-	settleErr  error         // read after settled
-	cancel     context.CancelFunc
+	ready     chan struct{}
+	settled   chan struct{} // closed when settle has ended
+	settleErr error         // read after settled
+	cancel    context.CancelFunc
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -63,7 +64,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		<-srv.Server.StoppingNotify()
 		n.Engine.Close() //nolint:errcheck // in-process: never fails
 	})
-	settling, cancel := context.WithCancel(context.Background())
+	settling, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel = cancel
 	go func() {
 		defer close(n.settled)
@@ -83,7 +84,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	case <-ctx.Done():
 		err = fail(holdfast.CodeNoQuorum, context.Cause(ctx))
 	}
-	return nil, errors.Join(err, n.Kill())
+	return nil, errors.Join(err, n.Kill()) //nolint:contextcheck // stopping must not stop halfway
 }
 
 // settle waits until the member has joined, and does what is to be done before
@@ -106,16 +107,14 @@ func (n *Node) settle(ctx context.Context) error {
 	return n.retry(ctx, func() error { return finishRestore(ctx, n, *mark) })
 }
 
+// passing are the codes of errors that time may mend.
+var passing = []holdfast.Code{holdfast.CodeNoQuorum, holdfast.CodeBusy, holdfast.CodeDeadline, holdfast.CodeConflict}
+
 // retry calls f until it succeeds, fails for good, or ctx ends.
 func (n *Node) retry(ctx context.Context, f func() error) error {
 	for {
 		err := f()
-		switch holdfast.CodeOf(err) {
-		case holdfast.CodeNoQuorum, holdfast.CodeBusy, holdfast.CodeDeadline, holdfast.CodeConflict:
-		default:
-			return err
-		}
-		if !pause(ctx, 100*time.Millisecond) {
+		if err == nil || !slices.Contains(passing, holdfast.CodeOf(err)) || !pause(ctx, 100*time.Millisecond) {
 			return err
 		}
 	}

@@ -74,12 +74,12 @@ const restoredKey = "cluster/restored"
 // new store for the old. The directory appears whole or not at all. What is
 // left to do is done by [Start].
 func Restore(ctx context.Context, cfg RestoreConfig) (Restored, error) {
-	fail := func(code holdfast.Code, err error) (Restored, error) {
-		return Restored{}, &holdfast.Error{Op: "restore", Key: cfg.Dir, Code: code, Outcome: holdfast.NotApplied, Err: err}
+	fail := func(code holdfast.Code, err error) error {
+		return &holdfast.Error{Op: "restore", Key: cfg.Dir, Code: code, Outcome: holdfast.NotApplied, Err: err}
 	}
 	if cfg.Token == "" {
 		var b [8]byte
-		rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails
+		rand.Read(b[:])
 		cfg.Token = "holdfast-" + hex.EncodeToString(b[:])
 	}
 	if cfg.RevisionBump == 0 {
@@ -101,44 +101,43 @@ func Restore(ctx context.Context, cfg RestoreConfig) (Restored, error) {
 		errs = append(errs, fmt.Errorf("epoch %d is above the highest, %d", cfg.MinEpoch, holdfast.MaxEpoch))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fail(holdfast.CodeInvalid, err)
+		return Restored{}, fail(holdfast.CodeInvalid, err)
 	}
 	// Removing fails unless the directory is empty, which is what is wanted.
 	if err := os.Remove(cfg.Dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fail(holdfast.CodeConflict, fmt.Errorf("data directory is in use: %w", err))
+		return Restored{}, fail(holdfast.CodeConflict, fmt.Errorf("data directory is in use: %w", err))
 	}
 	manager := snapshot.NewV3(zapLogger(cfg.Logger, slog.LevelWarn))
 	part := filepath.Clean(cfg.Dir) + ".restoring"
 	if err := os.RemoveAll(part); err != nil {
-		return fail(holdfast.CodeUnknown, err)
+		return Restored{}, fail(holdfast.CodeUnknown, err)
 	}
-	discard := func(err error) (Restored, error) {
-		r, err := fail(holdfast.CodeInvalid, err)
-		return r, errors.Join(err, os.RemoveAll(part))
+	discard := func(err error) error {
+		return errors.Join(fail(holdfast.CodeInvalid, err), os.RemoveAll(part))
 	}
 	if err := manager.Restore(snapshot.RestoreConfig{
 		SnapshotPath: cfg.Snapshot, Name: node.Name, OutputDataDir: part,
 		PeerURLs: []string{node.AdvertisePeer}, InitialCluster: node.InitialCluster, InitialClusterToken: cfg.Token,
 		RevisionBump: cfg.RevisionBump, MarkCompacted: true,
 	}); err != nil {
-		return discard(err)
+		return Restored{}, discard(err)
 	}
 	info, err := manager.Status(cfg.Snapshot)
 	if err != nil {
-		return discard(err)
+		return Restored{}, discard(err)
 	}
 	if err := ctx.Err(); err != nil {
-		return discard(err)
+		return Restored{}, discard(err)
 	}
 	id, err := restoreID(cfg)
 	if err != nil {
-		return discard(err)
+		return Restored{}, discard(err)
 	}
 	if err := writeMark(part, mark{ID: id, MinEpoch: cfg.MinEpoch}); err != nil {
-		return discard(err)
+		return Restored{}, discard(err)
 	}
 	if err := os.Rename(part, cfg.Dir); err != nil {
-		return discard(err)
+		return Restored{}, discard(err)
 	}
 	return Restored{Token: cfg.Token, Revision: info.Revision, Keys: info.TotalKey}, syncDir(filepath.Dir(filepath.Clean(cfg.Dir)))
 }

@@ -137,11 +137,14 @@ func (k keyspace) kvs(in []*mvccpb.KeyValue) []engine.KV {
 
 func (k keyspace) kv(kv *mvccpb.KeyValue) engine.KV {
 	return engine.KV{
-		Key: string(kv.GetKey()[len(k):]), Value: kv.GetValue(),
+		Key: k.strip(kv.GetKey()), Value: kv.GetValue(),
 		CreateRevision: kv.GetCreateRevision(), ModRevision: kv.GetModRevision(),
 		Version: kv.GetVersion(), Lease: engine.LeaseID(kv.GetLease()),
 	}
 }
+
+// strip takes the prefix off a key.
+func (k keyspace) strip(key []byte) string { return string(key[len(k):]) }
 
 func (k keyspace) events(in []*mvccpb.Event) []engine.Event {
 	out := make([]engine.Event, len(in))

@@ -69,7 +69,7 @@ func (n *network) first(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		v := judge(context.Background(), err, false)
+		v, _ := classify(err, false)
 		if v.code != holdfast.CodeDenied && wait(ctx, roundPause, nil) {
 			continue
 		}
@@ -145,7 +145,7 @@ func (n *network) round(ctx context.Context) error {
 // worst picks the error to show: a refusal tells more than a silence.
 func worst(errs []error) error {
 	for _, err := range errs {
-		if judge(context.Background(), err, false).code == holdfast.CodeDenied || errors.Is(err, errNoPassword) {
+		if v, _ := classify(err, false); v.code == holdfast.CodeDenied {
 			return err
 		}
 	}

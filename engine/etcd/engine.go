@@ -25,7 +25,8 @@ type Stubs struct {
 
 	// Progress says that the member's answers to progress requests keep their
 	// place among the events. Those of etcd before 3.4.25 and of 3.5.0 to 3.5.7
-	// may overtake events, so they are taken for signs of life only.
+	// may overtake events, so they are taken for signs of life only, and a key
+	// is written instead.
 	Progress bool
 }
 
@@ -117,7 +118,7 @@ func (e *Engine) call(ctx context.Context, op, key string, change bool, f func(c
 	defer e.busy.Done()
 	bounded, cancel := context.WithTimeout(ctx, e.opt.Attempt)
 	defer cancel()
-	defer context.AfterFunc(e.stop, cancel)()
+	defer context.AfterFunc(e.stop, cancel)() //nolint:contextcheck // closing the engine ends it too
 	for again := true; ; again = false {
 		prepared, sent := e.b.Prepare(bounded)
 		stubs, _ := e.b.Stubs()

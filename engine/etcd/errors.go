@@ -75,35 +75,42 @@ func init() {
 // judge gives the meaning of an error of a call that ran under ctx, the
 // caller's own. sent is whether any byte of the request may have left.
 func judge(ctx context.Context, err error, sent bool) verdict {
+	v, known := classify(err, sent)
+	if e := ctx.Err(); e != nil && !known {
+		v.code = contextCode(e)
+	}
+	return v
+}
+
+// classify is judge without a context; known says that etcd itself gave the
+// error.
+func classify(err error, sent bool) (v verdict, known bool) {
+	st, _ := status.FromError(err)
+	if v, ok := verdicts[st.Message()]; ok {
+		return v, true
+	}
 	unknown := holdfast.Unknown
 	if !sent {
 		unknown = holdfast.NotApplied
 	}
-	st, _ := status.FromError(err)
-	if v, ok := verdicts[st.Message()]; ok {
-		return v
-	}
-	if e := ctx.Err(); e != nil {
-		return verdict{contextCode(e), unknown}
-	}
-	switch st.Code() {
+	switch st.Code() { //nolint:exhaustive // etcd's own uses of the others are in the table
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-		return verdict{holdfast.CodeNoQuorum, unknown}
+		return verdict{holdfast.CodeNoQuorum, unknown}, false
 	case codes.ResourceExhausted:
 		// gRPC's own, on either side, before the request was read.
 		if strings.Contains(st.Message(), "larger than max") {
-			return verdict{holdfast.CodeInvalid, holdfast.NotApplied}
+			return verdict{holdfast.CodeInvalid, holdfast.NotApplied}, true
 		}
-		return verdict{holdfast.CodeExhausted, unknown}
+		return verdict{holdfast.CodeExhausted, unknown}, false
 	case codes.PermissionDenied, codes.Unauthenticated:
-		return verdict{holdfast.CodeDenied, holdfast.NotApplied}
+		return verdict{holdfast.CodeDenied, holdfast.NotApplied}, true
 	case codes.Unimplemented:
-		return verdict{holdfast.CodeInvalid, holdfast.NotApplied}
+		return verdict{holdfast.CodeInvalid, holdfast.NotApplied}, true
 	default:
-		if e := contextCode(err); e != holdfast.CodeUnknown {
-			return verdict{holdfast.CodeNoQuorum, unknown}
+		if contextCode(err) != holdfast.CodeUnknown {
+			return verdict{holdfast.CodeNoQuorum, unknown}, false
 		}
-		return verdict{holdfast.CodeUnknown, unknown}
+		return verdict{holdfast.CodeUnknown, unknown}, false
 	}
 }
 

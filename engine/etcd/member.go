@@ -88,7 +88,7 @@ func (m *member) probe(ctx context.Context) health {
 	}
 	old := m.tokens.current()
 	err := read()
-	if staleToken(err) {
+	if staleToken(err) && m.tokens.name != "" {
 		if err = m.tokens.refresh(ctx, old); err == nil {
 			err = read()
 		}

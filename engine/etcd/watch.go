@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -19,7 +21,8 @@ import (
 )
 
 const (
-	progressEvery = 2 * time.Second        // how often a member is asked where it stands
+	progressFirst = 150 * time.Millisecond // after which a new stream's member is asked where it stands: it reads history in steps of 100 ms
+	progressEvery = 2 * time.Second        // how often it is asked from then on
 	createWait    = time.Second            // how long Watch itself waits for a watch "from now"
 	closeGrace    = time.Second            // how long Close waits for a reader to take the last batch
 	reopenFirst   = 25 * time.Millisecond  // pause before a broken stream is opened again
@@ -77,6 +80,12 @@ type watch struct {
 	once      sync.Once
 	quiet     time.Duration
 	pause     time.Duration
+
+	// whole is set on members whose answers to progress requests may overtake
+	// events: everything under the prefix is watched then, so that whatever
+	// comes tells how far the watch is, and busy whether anything came.
+	whole bool
+	busy  bool
 }
 
 func (w *watch) failed(c holdfast.Code, err error) error {
@@ -88,7 +97,7 @@ func (w *watch) run(ctx context.Context) {
 	defer w.once.Do(func() { close(w.created) })
 	stopping, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(w.e.stop, cancel)()
+	defer context.AfterFunc(w.e.stop, cancel)() //nolint:contextcheck // closing the engine ends it too
 	w.pause = reopenFirst
 	for {
 		err := w.stream(stopping)
@@ -158,17 +167,21 @@ func (w *watch) stream(ctx context.Context) error {
 	})
 	create := &etcdserverpb.WatchCreateRequest{StartRevision: w.next, ProgressNotify: true, PrevKv: w.req.Prev}
 	create.Key, create.RangeEnd = w.e.keys.span(w.req.Key, w.req.End)
+	w.whole = !stubs.Progress
+	if w.whole {
+		create.Key, create.RangeEnd = w.e.keys.span("", engine.PrefixEnd(""))
+	}
 	if err := stream.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
 		return firstOf(broken, err)
 	}
-	ask := time.NewTicker(progressEvery)
+	ask := time.NewTimer(progressFirst)
 	defer ask.Stop()
 	silence := time.NewTimer(w.quiet)
 	defer silence.Stop()
 	for {
 		select {
 		case r := <-received:
-			if err := w.take(ctx, r, stubs.Progress); err != nil {
+			if err := w.take(ctx, r); err != nil {
 				return err
 			}
 			silence.Reset(w.quiet)
@@ -177,6 +190,11 @@ func (w *watch) stream(ctx context.Context) error {
 			if err != nil {
 				return firstOf(broken, err)
 			}
+			if w.whole && w.req.Progress && !w.busy {
+				w.fence(prepared, stubs)
+			}
+			w.busy = false
+			ask.Reset(progressEvery)
 		case <-silence.C:
 			w.quiet = min(2*w.quiet, quietMost)
 			return errSilent
@@ -201,7 +219,7 @@ func firstOf(broken <-chan error, err error) error {
 }
 
 // take handles one answer of the member.
-func (w *watch) take(ctx context.Context, r *etcdserverpb.WatchResponse, ordered bool) error {
+func (w *watch) take(ctx context.Context, r *etcdserverpb.WatchResponse) error {
 	rev := r.GetHeader().GetRevision()
 	switch {
 	case r.GetCompactRevision() != 0:
@@ -227,18 +245,50 @@ func (w *watch) take(ctx context.Context, r *etcdserverpb.WatchResponse, ordered
 		return w.progress(ctx, rev)
 	case len(r.GetEvents()) == 0:
 		// Without a watch's id it is the answer to a request for progress.
-		if r.GetWatchId() == -1 && !ordered {
+		if r.GetWatchId() == -1 && w.whole {
 			rev = w.delivered
 		}
 		return w.progress(ctx, rev)
 	}
-	w.quiet, w.pause = w.e.opt.Quiet, reopenFirst
+	w.busy = true
 	events := r.GetEvents()
 	// A member that is catching up puts its present revision in the header,
 	// which the events of this batch need not reach.
-	w.delivered = events[len(events)-1].GetKv().GetModRevision()
-	w.next = w.delivered + 1
-	return w.deliver(ctx, engine.WatchBatch{Revision: w.delivered, Events: w.e.keys.events(events)})
+	rev = events[len(events)-1].GetKv().GetModRevision()
+	if w.whole {
+		events = slices.DeleteFunc(slices.Clone(events), func(ev *mvccpb.Event) bool {
+			return !w.wants(w.e.keys.strip(ev.GetKv().GetKey()))
+		})
+		if len(events) == 0 {
+			return w.progress(ctx, rev)
+		}
+	}
+	w.quiet, w.pause = w.e.opt.Quiet, reopenFirst
+	w.delivered = rev
+	w.next = rev + 1
+	return w.deliver(ctx, engine.WatchBatch{Revision: rev, Events: w.e.keys.events(events)})
+}
+
+// wants reports whether a key is in the range that is watched.
+func (w *watch) wants(key string) bool {
+	if w.req.End == "" {
+		return key == w.req.Key
+	}
+	return w.req.Key <= key && key < w.req.End
+}
+
+// fenceKey is written so that there is an event to go by.
+const fenceKey = "cluster/watch"
+
+// fence writes a key that the watch sees, on members whose answers to progress
+// requests may overtake events. When its event arrives, so have all before it.
+// Whether the write succeeds does not matter: it is tried again.
+func (w *watch) fence(ctx context.Context, s Stubs) {
+	ctx, cancel := context.WithTimeout(ctx, createWait)
+	defer cancel()
+	if _, err := s.KV.Put(ctx, &etcdserverpb.PutRequest{Key: []byte(string(w.e.keys) + fenceKey)}); err != nil {
+		w.e.b.Suspect()
+	}
 }
 
 // progress notes that everything up to rev has been delivered, and tells so
