@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast.dev"
@@ -70,7 +71,9 @@ type CoalesceStats struct {
 // guards, or a read at a given revision, because these are the two ways in
 // which a transaction that is well-formed can make the engine refuse the batch
 // (a put guarded by the existence of the session's key cannot: the key goes
-// with the lease); and those that the engine would refuse anyway.
+// with the lease); and those that the engine would refuse anyway. When the
+// engine says that its space is exhausted, transactions that only delete no
+// longer travel with others, because etcd still takes them then.
 //
 // It is safe for concurrent use. Source: group commit as in DeWitt et al.,
 // "Implementation techniques for main memory database systems" (1984).
@@ -80,6 +83,7 @@ type Coalescer struct {
 	life   context.Context // ends with Close
 	end    context.CancelFunc
 	work   sync.WaitGroup // batches
+	full   atomic.Bool    // the engine has no space
 
 	mu     sync.Mutex // guards all below
 	queue  []*call    // in the order in which they came; empty when there is a place in flight
@@ -102,9 +106,10 @@ type call struct {
 	ctx    context.Context
 	txn    *Txn
 	foot   footprint
-	ops    int // of the limit TxnOps
-	bytes  int
+	ops    int          // of the limit TxnOps
+	bytes  int          // of the limit MaxBytes
 	alone  bool         // must not travel with others
+	grows  bool         // has a put, so that it needs space in the store
 	queued bool         // guarded by Coalescer.mu
 	done   chan verdict // receives once
 }
@@ -163,6 +168,7 @@ func (c *Coalescer) newCall(ctx context.Context, t Txn) *call {
 	}
 	k.foot = appendFootprint(nil, k.txn)
 	k.alone = refusable(k.txn, false)
+	k.grows = hasPut(k.txn)
 	return k
 }
 
@@ -274,7 +280,19 @@ func (c *Coalescer) alone(ctx context.Context, f *flight, t Txn, err error) (Txn
 		return TxnResult{}, err
 	}
 	defer c.land(f) //nolint:contextcheck // a batch outlives its callers
-	return c.engine.Txn(ctx, t)
+	res, err := c.engine.Txn(ctx, t)
+	c.space(&t, err)
+	return res, err
+}
+
+// space learns from a transaction's end whether the store has space left.
+func (c *Coalescer) space(t *Txn, err error) {
+	switch {
+	case err != nil && holdfast.CodeOf(err) == holdfast.CodeExhausted:
+		c.full.Store(true)
+	case err == nil && c.full.Load() && hasPut(t):
+		c.full.Store(false)
+	}
 }
 
 // leave takes a call out whose caller waits no longer, and tells what is known
@@ -300,6 +318,7 @@ func (c *Coalescer) leave(k *call) verdict {
 func (c *Coalescer) send(ctx context.Context, batch []*call) {
 	if len(batch) == 1 {
 		res, err := c.engine.Txn(ctx, *batch[0].txn)
+		c.space(batch[0].txn, err)
 		batch[0].done <- verdict{res: res, err: c.own(ctx, err)}
 		return
 	}
@@ -309,6 +328,7 @@ func (c *Coalescer) send(ctx context.Context, batch []*call) {
 	}
 	c.count(&c.stats.Batches)
 	res, err := c.engine.Txn(ctx, t)
+	c.space(&t, err)
 	switch {
 	case err == nil:
 		for i, k := range batch {
@@ -341,11 +361,11 @@ func divisible(err error) bool {
 		return false
 	}
 	switch holdfast.CodeOf(err) {
-	case holdfast.CodeNoQuorum, holdfast.CodeClosed, holdfast.CodeCanceled, holdfast.CodeDeadline:
+	case holdfast.CodeNoQuorum, holdfast.CodeClosed, holdfast.CodeCanceled, holdfast.CodeDeadline,
+		holdfast.CodeExhausted, holdfast.CodeBusy, holdfast.CodeLost:
 		return false
-	case holdfast.CodeUnknown, holdfast.CodeBusy, holdfast.CodeLost, holdfast.CodeFenced, holdfast.CodeConflict,
-		holdfast.CodeInvalid, holdfast.CodeNotFound, holdfast.CodeCompacted, holdfast.CodeExhausted,
-		holdfast.CodeDenied, holdfast.CodeInternal:
+	case holdfast.CodeUnknown, holdfast.CodeFenced, holdfast.CodeConflict, holdfast.CodeInvalid,
+		holdfast.CodeNotFound, holdfast.CodeCompacted, holdfast.CodeDenied, holdfast.CodeInternal:
 	}
 	return true
 }

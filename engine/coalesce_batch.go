@@ -33,6 +33,12 @@ func appendFootprint(f footprint, t *Txn) footprint {
 	return f
 }
 
+// hasPut tells whether a put is in any branch of t.
+func hasPut(t *Txn) bool {
+	has := func(op Op) bool { return op.Kind == OpPut || op.Kind == OpTxn && hasPut(op.Txn) }
+	return slices.ContainsFunc(t.Then, has) || slices.ContainsFunc(t.Else, has)
+}
+
 // overlaps tells whether two spans share a key.
 func (s span) overlaps(o span) bool {
 	switch {
@@ -96,13 +102,15 @@ func (c *Coalescer) take() []*call {
 	batch := make([]*call, 0, min(len(c.queue), c.cfg.MaxOps))
 	stay := 0
 	var bytes, ops, seen int
+	apart := c.full.Load()
 	for _, k := range c.queue {
 		if len(batch) == c.cfg.MaxOps || seen == 4*c.cfg.MaxOps || len(batch) == 1 && batch[0].alone {
 			break
 		}
 		seen++
 		fits := len(batch) == 0 ||
-			!k.alone && bytes+k.bytes <= c.cfg.MaxBytes && len(batch)+1+max(ops, k.ops) <= c.cfg.TxnOps && !c.claims.clash(k.foot)
+			!k.alone && (k.grows == batch[0].grows || !apart) && bytes+k.bytes <= c.cfg.MaxBytes &&
+				len(batch)+1+max(ops, k.ops) <= c.cfg.TxnOps && !c.claims.clash(k.foot)
 		c.claims.add(k.foot)
 		if !fits {
 			c.queue[stay] = k

@@ -352,6 +352,66 @@ func TestCoalesce_BatchFails(t *testing.T) {
 	}
 }
 
+// A store without space still takes deletes: they do not share the fate of
+// puts, except the first time.
+func TestCoalesce_NoSpace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowed{Engine: openMemory(t), delay: time.Second}
+		full := true
+		s.fail = func(x engine.Txn) error {
+			if full && strings.ContainsAny(fmt.Sprint(puts(x)), "abc") {
+				return &holdfast.Error{Code: holdfast.CodeExhausted, Outcome: holdfast.Unknown}
+			}
+			return nil
+		}
+		c := coalesce(t, s, engine.CoalesceConfig{InFlight: 1})
+		drop := func(key string) engine.Txn { return engine.Txn{Then: []engine.Op{engine.Delete(key)}} }
+		try := func(want string) {
+			t.Helper()
+			var got []string
+			for _, err := range crowd(t.Context(), c, put("0"), put("a"), drop("d"), put("b"), drop("e"))() {
+				got = append(got, holdfast.OutcomeOf(err).String())
+			}
+			if strings.Join(got, ", ") != want {
+				t.Errorf("got %v, want %s", got, want)
+			}
+		}
+		try("applied, unknown, unknown, unknown, unknown")
+		if _, err := c.Txn(t.Context(), put("c")); !errors.Is(err, holdfast.ErrExhausted) {
+			t.Fatal(err)
+		}
+		first := crowd(t.Context(), c, drop("0"), put("a"), drop("d"), put("b"), drop("e"))()
+		for i, err := range first {
+			if want := i == 1 || i == 3; errors.Is(err, holdfast.ErrExhausted) != want {
+				t.Errorf("transaction %d: %v", i, err)
+			}
+		}
+		full = false
+		if _, err := c.Txn(t.Context(), put("c")); err != nil {
+			t.Fatal(err)
+		}
+		before := c.Stats().Batches
+		try("applied, applied, applied, applied, applied")
+		if n := c.Stats().Batches - before; n != 1 {
+			t.Errorf("%d batches with space again, want 1", n)
+		}
+	})
+}
+
+// puts is the keys that t puts.
+func puts(t engine.Txn) (keys []string) {
+	for _, op := range t.Then {
+		switch op.Kind {
+		case engine.OpPut:
+			keys = append(keys, op.Key)
+		case engine.OpTxn:
+			keys = append(keys, puts(*op.Txn)...)
+		case engine.OpGet, engine.OpDelete:
+		}
+	}
+	return keys
+}
+
 // A caller who leaves before its transaction does knows that it did not happen;
 // one who leaves later does not, and the others are not disturbed.
 func TestCoalesce_CallerLeaves(t *testing.T) {
