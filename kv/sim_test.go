@@ -272,7 +272,7 @@ func (c *simClient) call(ctx context.Context) {
 		return // it read nothing
 	default:
 		var drop bool
-		if out, drop = c.settle(err); drop && in.token == 0 {
+		if out, drop = c.settle(context.WithoutCancel(ctx), err); drop && in.token == 0 {
 			return
 		}
 		if drop { // it changed nothing, but the fence may have seen its token
@@ -323,16 +323,17 @@ func (c *simClient) send(ctx context.Context, in simInput, opts []WriteOption) (
 				c.seen[i] = out.cells[i]
 			}
 		}
+	case doRaise:
 	}
 	return out, err
 }
 
 // settle finds out what became of a write that failed; drop says that it never
 // happened.
-func (c *simClient) settle(err error) (out simOutput, drop bool) {
+func (c *simClient) settle(ctx context.Context, err error) (out simOutput, drop bool) {
 	outcome, rev := holdfast.OutcomeOf(err), int64(-1)
 	if outcome == holdfast.Unknown && c.rng.IntN(4) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		var rerr error
 		if outcome, rev, rerr = c.store.Resolve(ctx, err); rerr != nil {

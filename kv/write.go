@@ -157,7 +157,7 @@ func (st *Store) recall(ctx context.Context, p *program, rev int64) (answer, err
 
 // refusable says whether the program may be executed and change nothing.
 func (p *program) refusable() bool {
-	return len(p.fences) > 0 || len(p.txn.If) > 0 && !(writes(p.txn.Then) && writes(p.txn.Else))
+	return len(p.fences) > 0 || len(p.txn.If) > 0 && (!writes(p.txn.Then) || !writes(p.txn.Else))
 }
 
 // changed says whether the answer is that of a write that took place: it was
