@@ -157,13 +157,17 @@ func (w *memberWatch) run(ctx context.Context) {
 // take turns a message into events.
 func (w *memberWatch) take(p *v1.MembershipServiceWatchResponse) ([]membership.Event, error) {
 	rev := p.GetRevision()
-	if p.GetChange() == v1.MemberChange_MEMBER_CHANGE_UNSPECIFIED { // all present have been named, or nothing is new
+	switch p.GetChange() {
+	case v1.MemberChange_MEMBER_CHANGE_UNSPECIFIED:
+		return nil, nil // a heartbeat
+	case v1.MemberChange_MEMBER_CHANGE_SYNCED:
 		events := w.compare(rev)
 		if !w.synced {
 			w.synced = true
 			events = append(events, membership.Event{Kind: membership.Synced, Revision: rev})
 		}
 		return events, nil
+	default:
 	}
 	m, err := memberFromProto(p.GetMember(), rev)
 	if err != nil {
@@ -173,7 +177,6 @@ func (w *memberWatch) take(p *v1.MembershipServiceWatchResponse) ([]membership.E
 		w.fresh[m.ID] = m
 		return nil, nil
 	}
-	events := w.compare(rev)
 	ev := membership.Event{Member: m, Revision: rev}
 	switch p.GetChange() {
 	case v1.MemberChange_MEMBER_CHANGE_JOINED:
@@ -188,9 +191,10 @@ func (w *memberWatch) take(p *v1.MembershipServiceWatchResponse) ([]membership.E
 	case v1.MemberChange_MEMBER_CHANGE_LOST:
 		ev.Kind = membership.Lost
 		delete(w.known, m.ID)
-	case v1.MemberChange_MEMBER_CHANGE_UNSPECIFIED:
+	default: // a newer node's: not for us
+		return nil, nil
 	}
-	return append(events, ev), nil
+	return []membership.Event{ev}, nil
 }
 
 // compare tells the difference between what was known and what a new
