@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -28,6 +30,7 @@ type Node struct {
 	srv     *embed.Etcd
 	cluster etcdserverpb.ClusterClient
 
+	restarted bool // there was data when it started
 	ready     chan struct{}
 	settled   chan struct{} // closed when settle has ended
 	settleErr error         // read after settled
@@ -51,11 +54,13 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fail(holdfast.CodeInternal, err)
 	}
+	_, err = os.Stat(filepath.Join(cfg.Dir, "member"))
+	restarted := err == nil
 	srv, err := embed.StartEtcd(ecfg)
 	if err != nil {
 		return nil, fail(holdfast.CodeUnknown, err)
 	}
-	n := &Node{cfg: cfg, srv: srv, ready: make(chan struct{}), settled: make(chan struct{})}
+	n := &Node{cfg: cfg, srv: srv, restarted: restarted, ready: make(chan struct{}), settled: make(chan struct{})}
 	n.cluster = adapter.ClusterServerToClusterClient(v3rpc.NewClusterServer(srv.Server))
 	n.Engine = etcd.New(inProcess{srv.Server, stubs(srv.Server)}, etcd.Options{Kind: "embed", Prefix: cfg.Prefix, Attempt: cfg.Attempt})
 	// However the server comes to stop, calls must be out of it before it lets
@@ -99,6 +104,11 @@ func (n *Node) settle(ctx context.Context) error {
 	}
 	if err := n.announce(ctx); err != nil {
 		return err
+	}
+	if n.restarted {
+		if err := n.srv.Server.CorruptionChecker().InitialCheck(); err != nil {
+			return &holdfast.Error{Op: "compare with the others", Key: "data of " + n.cfg.Name, Code: holdfast.CodeInvalid, Outcome: holdfast.NotApplied, Err: err}
+		}
 	}
 	mark, err := readMark(n.cfg.Dir)
 	if err != nil || mark == nil {
