@@ -82,11 +82,16 @@ func cmpID(a, b uint64) int {
 // AddLearner adds a member that will be reached at peerURL. It follows without
 // a vote, so that the majority stays what it is, until Promote. initialCluster
 // is the Config.InitialCluster to start it with, under that name and with
-// Existing set. One learner at a time.
+// Existing set. One learner at a time. etcd wants all members to have been
+// connected for five seconds; that is waited for, until ctx ends.
 func (n *Node) AddLearner(ctx context.Context, name, peerURL string) (m Member, initialCluster string, err error) {
-	resp, err := n.cluster.MemberAdd(n.root(ctx), &etcdserverpb.MemberAddRequest{PeerURLs: []string{peerURL}, IsLearner: true})
+	var resp *etcdserverpb.MemberAddResponse
+	err = n.change(ctx, func() (err error) {
+		resp, err = n.cluster.MemberAdd(n.root(ctx), &etcdserverpb.MemberAddRequest{PeerURLs: []string{peerURL}, IsLearner: true})
+		return failed(ctx, "add", "member "+name, err)
+	})
 	if err != nil {
-		return Member{}, "", failed(ctx, "add", "member "+name, err)
+		return Member{}, "", err
 	}
 	var parts []string
 	for _, m := range n.members(resp.GetMembers()) {
@@ -107,17 +112,33 @@ func (n *Node) AddLearner(ctx context.Context, name, peerURL string) (m Member, 
 // Promote gives a learner its vote. It waits until the learner has caught up
 // with the leader, or ctx ends.
 func (n *Node) Promote(ctx context.Context, id uint64) error {
-	return n.retry(ctx, func() error {
+	return n.change(ctx, func() error {
 		_, err := n.cluster.MemberPromote(n.root(ctx), &etcdserverpb.MemberPromoteRequest{ID: id})
 		return failed(ctx, "promote", idText(id), err)
 	})
 }
 
-// Remove takes a member out of the cluster; its server stops. etcd refuses when
-// too few of the others are there.
+// Remove takes a member out of the cluster; its server stops. etcd wants enough
+// of the others to have been connected for five seconds; that is waited for,
+// until ctx ends.
 func (n *Node) Remove(ctx context.Context, id uint64) error {
-	_, err := n.cluster.MemberRemove(n.root(ctx), &etcdserverpb.MemberRemoveRequest{ID: id})
-	return failed(ctx, "remove", idText(id), err)
+	return n.change(ctx, func() error {
+		_, err := n.cluster.MemberRemove(n.root(ctx), &etcdserverpb.MemberRemoveRequest{ID: id})
+		return failed(ctx, "remove", idText(id), err)
+	})
+}
+
+// change repeats a change of members that was refused for what may pass: a
+// learner that lags, a member that is not connected long enough.
+func (n *Node) change(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		code := holdfast.CodeOf(err)
+		if err == nil || holdfast.OutcomeOf(err) != holdfast.NotApplied || code != holdfast.CodeBusy && code != holdfast.CodeNoQuorum ||
+			!pause(ctx, 200*time.Millisecond) {
+			return err
+		}
+	}
 }
 
 // announce tells the cluster when this member's peer URL is not what it was.

@@ -45,10 +45,11 @@ func init() {
 			rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCAuthOldRevision, rpctypes.ErrGRPCInvalidAuthMgmt,
 		},
 		// No leader is told before anything is proposed; a learner and a member
-		// that does not know the cluster's version refuse everything.
+		// that does not know the cluster's version refuse everything; a change of
+		// members is refused while some are missing.
 		holdfast.CodeNoQuorum: {
 			rpctypes.ErrGRPCNoLeader, rpctypes.ErrGRPCNotLeader, rpctypes.ErrGRPCNotSupportedForLearner,
-			rpctypes.ErrGRPCNotCapable,
+			rpctypes.ErrGRPCNotCapable, rpctypes.ErrGRPCUnhealthy,
 		},
 		holdfast.CodeUnknown: {rpctypes.ErrGRPCCorrupt},
 	} {
@@ -59,7 +60,7 @@ func init() {
 	for _, err := range []error{
 		rpctypes.ErrGRPCLeaderChanged, rpctypes.ErrGRPCTimeout, rpctypes.ErrGRPCTimeoutDueToLeaderFail,
 		rpctypes.ErrGRPCTimeoutDueToConnectionLost, rpctypes.ErrGRPCTimeoutWaitAppliedIndex,
-		rpctypes.ErrGRPCUnhealthy, rpctypes.ErrGRPCStopped,
+		rpctypes.ErrGRPCStopped,
 	} {
 		verdicts[rpctypes.ErrorDesc(err)] = verdict{holdfast.CodeNoQuorum, holdfast.Unknown}
 	}
