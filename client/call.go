@@ -81,13 +81,13 @@ func call[Res any](ctx context.Context, c *Client, op, key string, k kind, f fun
 // attempt sends the request to one node. Waiting calls end when the node is
 // given up, others when it takes too long.
 func attempt[Res any](ctx context.Context, c *Client, e *endpoint, k kind, f func(context.Context, *endpoint) (Res, error)) (Res, error) {
+	ctx, end := c.ending(ctx)
+	defer end()
 	if k == waiting {
 		e.long.Add(1)
 		defer e.long.Add(-1)
 		actx, cancel := e.during(ctx)
 		defer cancel()
-		stop := context.AfterFunc(c.life, cancel)
-		defer stop()
 		res, err := f(actx, e)
 		return res, wire.FromConnect(err)
 	}
@@ -97,8 +97,6 @@ func attempt[Res any](ctx context.Context, c *Client, e *endpoint, k kind, f fun
 	}
 	actx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	stop := context.AfterFunc(c.life, cancel)
-	defer stop()
 	res, err := f(actx, e)
 	return res, wire.FromConnect(err)
 }
@@ -109,12 +107,9 @@ func failover(err error) bool {
 	if wire.IsWire(err) {
 		return code == holdfast.CodeNoQuorum || code == holdfast.CodeDeadline || code == holdfast.CodeCanceled
 	}
-	switch code {
-	case holdfast.CodeInvalid, holdfast.CodeDenied:
-		return false // a proxy's word, or one of another service
-	default:
-		return true // no node said so: the connection broke, or nobody answered
-	}
+	// No node said so: the connection broke, nobody answered, or it is the word
+	// of a proxy or of another service, which asking again will not change.
+	return code != holdfast.CodeInvalid && code != holdfast.CodeDenied
 }
 
 // notSent says that no node can have seen the request: there was no connection.

@@ -198,6 +198,16 @@ func (c *Client) examine(current bool) (failing []*endpoint) {
 	return failing
 }
 
+// ending is ctx, ended also by Close.
+func (c *Client) ending(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(c.life, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
 // suspect reports that the node of index i did not serve a call: another one is
 // used from now on, and probes find the best.
 func (c *Client) suspect(i int32) {

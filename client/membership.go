@@ -157,17 +157,16 @@ func (w *memberWatch) run(ctx context.Context) {
 // take turns a message into events.
 func (w *memberWatch) take(p *v1.MembershipServiceWatchResponse) ([]membership.Event, error) {
 	rev := p.GetRevision()
-	switch p.GetChange() {
-	case v1.MemberChange_MEMBER_CHANGE_UNSPECIFIED:
-		return nil, nil // a heartbeat
-	case v1.MemberChange_MEMBER_CHANGE_SYNCED:
+	if p.GetMember() == nil {
+		if p.GetChange() != v1.MemberChange_MEMBER_CHANGE_SYNCED {
+			return nil, nil // a heartbeat
+		}
 		events := w.compare(rev)
 		if !w.synced {
 			w.synced = true
 			events = append(events, membership.Event{Kind: membership.Synced, Revision: rev})
 		}
 		return events, nil
-	default:
 	}
 	m, err := memberFromProto(p.GetMember(), rev)
 	if err != nil {
@@ -191,8 +190,8 @@ func (w *memberWatch) take(p *v1.MembershipServiceWatchResponse) ([]membership.E
 	case v1.MemberChange_MEMBER_CHANGE_LOST:
 		ev.Kind = membership.Lost
 		delete(w.known, m.ID)
-	default: // a newer node's: not for us
-		return nil, nil
+	case v1.MemberChange_MEMBER_CHANGE_UNSPECIFIED, v1.MemberChange_MEMBER_CHANGE_SYNCED:
+		return nil, nil // they name nobody
 	}
 	return []membership.Event{ev}, nil
 }

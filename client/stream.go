@@ -25,7 +25,7 @@ func follow[Msg any](ctx context.Context, c *Client, open func(context.Context, 
 		e := c.endpoints[i]
 		got, done, err := receive(ctx, c, e, open, each)
 		if done || ctx.Err() != nil || c.life.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the end was asked for
 		}
 		if err != nil && !failover(err) && !errors.Is(err, wire.ErrAgain) {
 			return err
@@ -47,9 +47,10 @@ func follow[Msg any](ctx context.Context, c *Client, open func(context.Context, 
 
 // receive reads one connection of a stream until it ends.
 func receive[Msg any](ctx context.Context, c *Client, e *endpoint, open func(context.Context, *endpoint) (*connect.ServerStreamForClient[Msg], error), each func(*Msg) bool) (got, done bool, err error) {
+	ctx, end := c.ending(ctx)
+	defer end()
 	ctx, cancel := e.during(ctx)
 	defer cancel()
-	defer context.AfterFunc(c.life, cancel)()
 	e.long.Add(1)
 	defer e.long.Add(-1)
 	quiet := time.AfterFunc(silence, cancel)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -52,8 +50,8 @@ func (c *backupCmd) Run(a *app, ctx *runContext) error {
 			return errors.Join(err, os.Remove(f.Name()))
 		}
 		j := backupJSON{File: c.File, Size: b.Size, SHA256: hex.EncodeToString(b.SHA256), Epoch: b.Epoch, Revision: b.Revision}
-		return a.printer().Object(j, func(w io.Writer) {
-			fmt.Fprintf(w, "%s: %d bytes, revision %d, epoch %d\n", j.File, j.Size, j.Revision, j.Epoch)
+		return a.printer().Object(j, func(t *cli.Text) {
+			t.Printf("%s: %d bytes, revision %d, epoch %d\n", j.File, j.Size, j.Revision, j.Epoch)
 		})
 	})
 }
@@ -109,8 +107,8 @@ func (c *restoreCmd) Run(a *app, ctx *runContext) error {
 		return err
 	}
 	j := restoredJSON{Data: c.Data, ClusterToken: r.Token, Revision: r.Revision, Keys: r.Keys}
-	err = a.printer().Object(j, func(w io.Writer) {
-		fmt.Fprintf(w, "%s: %d keys of revision %d, cluster token %s\n", j.Data, j.Keys, j.Revision, j.ClusterToken)
+	err = a.printer().Object(j, func(t *cli.Text) {
+		t.Printf("%s: %d keys of revision %d, cluster token %s\n", j.Data, j.Keys, j.Revision, j.ClusterToken)
 	})
 	if err == nil {
 		a.note("hint: start it with: holdfast serve --name %s --data %s", c.Name, c.Data)

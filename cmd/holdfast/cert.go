@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"io"
 	"path/filepath"
 	"strings"
 	"time"
@@ -30,7 +28,7 @@ type filesJSON struct {
 }
 
 func (a *app) made(f filesJSON) error {
-	return a.printer().Object(f, func(w io.Writer) { fmt.Fprintf(w, "%s\n%s\n", f.Cert, f.Key) })
+	return a.printer().Object(f, func(t *cli.Text) { t.Printf("%s\n%s\n", f.Cert, f.Key) })
 }
 
 type certCACmd struct {
@@ -117,14 +115,14 @@ func (c *certShowCmd) Run(a *app) error {
 	if err != nil {
 		return cli.WithCode(err, cli.ExitUsage)
 	}
-	return a.printer().Object(info, func(w io.Writer) {
-		fmt.Fprintf(w, "name     %s\nusage    %s\n", info.Name, info.Usage)
+	return a.printer().Object(info, func(t *cli.Text) {
+		t.Printf("name     %s\nusage    %s\n", info.Name, info.Usage)
 		if info.Role != "" {
-			fmt.Fprintf(w, "role     %s\n", info.Role)
+			t.Printf("role     %s\n", info.Role)
 		}
 		if len(info.Hosts) > 0 {
-			fmt.Fprintf(w, "hosts    %s\n", strings.Join(info.Hosts, " "))
+			t.Printf("hosts    %s\n", strings.Join(info.Hosts, " "))
 		}
-		fmt.Fprintf(w, "issuer   %s\nuntil    %s\n", info.Issuer, info.NotAfter.UTC().Format(time.RFC3339))
+		t.Printf("issuer   %s\nuntil    %s\n", info.Issuer, info.NotAfter.UTC().Format(time.RFC3339))
 	})
 }

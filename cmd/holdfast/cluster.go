@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"holdfast.dev"
@@ -121,7 +120,7 @@ func (c *clusterAddCmd) Run(a *app, ctx *runContext) error {
 			return err
 		}
 		j := admissionJSON{toClusterMemberJSON(in.Member), in.InitialCluster, in.ClusterToken}
-		err = a.printer().Object(j, func(w io.Writer) { fmt.Fprintln(w, j.ID) })
+		err = a.printer().Object(j, func(t *cli.Text) { t.Printf("%v\n", j.ID) })
 		if err == nil {
 			a.note("hint: start it with: holdfast serve --name %s --peer-advertise %s --join %s", c.Name, c.Peer, cl.Endpoint())
 		}

@@ -109,10 +109,12 @@ type dev struct {
 }
 
 // print writes what the command is for: addresses, commands and states.
-func (d dev) print(format string, args ...any) { fmt.Fprintf(d.env.Stdout, format+"\n", args...) }
+func (d dev) print(format string, args ...any) {
+	_, _ = fmt.Fprintf(d.env.Stdout, format+"\n", args...)
+}
 
 func (d dev) addresses() {
-	cli.Table(d.env.Stdout, "NODE STATE PID API ETCD LOG", d.cluster.Nodes(), func(n devcluster.Info) []any {
+	cli.Table(cli.NewText(d.env.Stdout), "NODE STATE PID API ETCD LOG", d.cluster.Nodes(), func(n devcluster.Info) []any {
 		pid := any("-")
 		if n.PID != 0 {
 			pid = n.PID

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"strconv"
 	"unicode/utf8"
 
@@ -90,10 +89,10 @@ func (c *kvGetCmd) Run(a *app, ctx *runContext) error {
 		if err != nil {
 			return err
 		}
-		return a.printer().Object(toKeyJSON(e), func(w io.Writer) {
-			_, _ = w.Write(e.Value) // as it is, so that it can be piped
+		return a.printer().Object(toKeyJSON(e), func(t *cli.Text) {
+			_, _ = t.Write(e.Value) // as it is, so that it can be piped
 			if n := len(e.Value); n == 0 || e.Value[n-1] != '\n' {
-				fmt.Fprintln(w)
+				t.Printf("\n")
 			}
 		})
 	})
@@ -154,7 +153,7 @@ func (c *kvPutCmd) Run(a *app, ctx *runContext) error {
 		if err != nil {
 			return err
 		}
-		return a.printer().Object(writeJSON{Key: c.Key, Revision: rev}, func(w io.Writer) { fmt.Fprintln(w, rev) })
+		return a.printer().Object(writeJSON{Key: c.Key, Revision: rev}, func(t *cli.Text) { t.Printf("%v\n", rev) })
 	})
 }
 
@@ -196,7 +195,7 @@ func (c *kvCasCmd) Run(a *app, ctx *runContext) error {
 		if err != nil {
 			return cli.WithHint(err, "read it again: holdfast kv get %s -o json", c.Key)
 		}
-		return a.printer().Object(writeJSON{Key: c.Key, Revision: rev}, func(w io.Writer) { fmt.Fprintln(w, rev) })
+		return a.printer().Object(writeJSON{Key: c.Key, Revision: rev}, func(t *cli.Text) { t.Printf("%v\n", rev) })
 	})
 }
 
@@ -219,7 +218,7 @@ func (c *kvDelCmd) Run(a *app, ctx *runContext) error {
 		if err != nil {
 			return err
 		}
-		err = a.printer().Object(writeJSON{Key: c.Key, Revision: d.Revision, Existed: &d.Existed}, func(io.Writer) {})
+		err = a.printer().Object(writeJSON{Key: c.Key, Revision: d.Revision, Existed: &d.Existed}, func(*cli.Text) {})
 		if err == nil && !d.Existed {
 			a.note("kv %s: not found", c.Key)
 			return cli.Silent(cli.ExitNo)

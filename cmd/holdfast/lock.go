@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -220,16 +219,13 @@ var forwarded = []os.Signal{
 
 // holdError gives what went wrong before the command ran the codes of run.
 func holdError(err error) error {
-	switch holdfast.CodeOf(err) {
-	case holdfast.CodeInvalid:
-		return err
-	case holdfast.CodeBusy:
-		return cli.WithCode(err, cli.ExitNotAcquired)
-	case holdfast.CodeCanceled:
-		return cli.WithCode(err, cli.ExitInterrupted)
-	default:
-		return cli.WithCode(err, cli.ExitRunFailed)
+	codes := map[holdfast.Code]int{
+		holdfast.CodeInvalid: cli.ExitUsage, holdfast.CodeBusy: cli.ExitNotAcquired, holdfast.CodeCanceled: cli.ExitInterrupted,
 	}
+	if code, ok := codes[holdfast.CodeOf(err)]; ok {
+		return cli.WithCode(err, code)
+	}
+	return cli.WithCode(err, cli.ExitRunFailed)
 }
 
 // lockJSON is a lock in JSON output; see docs/cli-json.md.
@@ -351,7 +347,7 @@ func (c *lockShowCmd) Run(a *app, ctx *runContext) error {
 			return err
 		}
 		j := toLockJSON(info)
-		err = a.printer().Object(j, func(w io.Writer) { j.write(w, time.Now()) })
+		err = a.printer().Object(j, func(t *cli.Text) { j.write(t, time.Now()) })
 		if err == nil && len(j.Holders) == 0 {
 			return cli.Silent(cli.ExitNo)
 		}
@@ -359,18 +355,18 @@ func (c *lockShowCmd) Run(a *app, ctx *runContext) error {
 	})
 }
 
-func (l lockJSON) write(w io.Writer, now time.Time) {
+func (l lockJSON) write(t *cli.Text, now time.Time) {
 	if len(l.Holders) == 0 {
-		fmt.Fprintf(w, "%s: nobody holds it\n", l.Name)
+		t.Printf("%s: nobody holds it\n", l.Name)
 	} else {
 		of := ""
 		if l.Permits > 0 {
 			of = fmt.Sprintf(" of %d permits", l.Permits)
 		}
-		fmt.Fprintf(w, "%s: %s%s\n", l.Name, l.Mode, of)
+		t.Printf("%s: %s%s\n", l.Name, l.Mode, of)
 	}
 	claims := func(title string, list []claimJSON) {
-		cli.Table(w, strings.ToUpper(title)+" SESSION TOKEN SINCE NOTE", list, func(c claimJSON) []any {
+		cli.Table(t, strings.ToUpper(title)+" SESSION TOKEN SINCE NOTE", list, func(c claimJSON) []any {
 			age := "-"
 			if c.Since != nil {
 				age = cli.Age(*c.Since, now)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -169,11 +170,11 @@ func describe(v *kong.Value) string {
 // help writes a command's examples, then what kong writes.
 func help(options kong.HelpOptions, c *kong.Context) error {
 	if node := c.Selected(); node != nil && node.Target.CanAddr() {
-		if e, ok := node.Target.Addr().Interface().(interface{ Examples() string }); ok {
-			fmt.Fprintf(c.Stdout, "Examples:\n%s\n", indent(e.Examples()))
+		if e, ok := reflect.TypeAssert[interface{ Examples() string }](node.Target.Addr()); ok {
+			_, _ = fmt.Fprintf(c.Stdout, "Examples:\n%s\n", indent(e.Examples()))
 		}
 	} else if node == nil {
-		fmt.Fprintf(c.Stdout, "Examples:\n%s\n", indent(rootExamples))
+		_, _ = fmt.Fprintf(c.Stdout, "Examples:\n%s\n", indent(rootExamples))
 	}
 	return kong.DefaultHelpPrinter(options, c)
 }
@@ -252,7 +253,9 @@ func (a *app) timed(ctx context.Context) (context.Context, context.CancelFunc) {
 func (a *app) printer() *cli.Printer { return cli.NewPrinter(a.env, a.globals.Output) }
 
 // note writes a line for people, which is not data.
-func (a *app) note(format string, args ...any) { fmt.Fprintf(a.env.Stderr, format+"\n", args...) }
+func (a *app) note(format string, args ...any) {
+	_, _ = fmt.Fprintf(a.env.Stderr, format+"\n", args...)
+}
 
 // where is how the command reaches the primitives.
 func (a *app) where() access.Config {

@@ -143,7 +143,7 @@ func (membersRegisterCmd) Help() string {
 func (c *membersRegisterCmd) Run(a *app, ctx *runContext) error {
 	m := membership.Member{ID: c.ID, Address: c.Address, Metadata: c.Meta}
 	if len(c.Cmd) == 0 {
-		return c.stay(a, ctx, m)
+		return c.stay(ctx, a, m)
 	}
 	return a.hold(ctx, c.Cmd, c.holdFlags, "group "+c.Group, func(ctx context.Context, b access.Backend) (*grip, error) {
 		life, err := b.Life(ctx)
@@ -162,7 +162,7 @@ func (c *membersRegisterCmd) Run(a *app, ctx *runContext) error {
 }
 
 // stay is a member until Ctrl-C.
-func (c *membersRegisterCmd) stay(a *app, ctx context.Context, m membership.Member) error {
+func (c *membersRegisterCmd) stay(ctx context.Context, a *app, m membership.Member) error {
 	ctx, stop := a.interruptible(ctx)
 	defer stop()
 	octx, cancel := context.WithTimeout(ctx, a.globals.Timeout)

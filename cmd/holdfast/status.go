@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -97,7 +96,7 @@ func (c *statusCmd) Run(a *app, ctx *runContext) error {
 			return context.Cause(wctx)
 		}
 		if pinned {
-			fmt.Fprint(a.env.Stdout, "\x1b[H\x1b[2J") // home, clear
+			_, _ = fmt.Fprint(a.env.Stdout, "\x1b[H\x1b[2J") // home, clear
 		}
 		if err != nil {
 			a.note("%s  %v", time.Now().UTC().Format(time.TimeOnly), err)
@@ -115,9 +114,10 @@ func (c *statusCmd) Run(a *app, ctx *runContext) error {
 // show writes one of many states: in both JSON formats on one line.
 func (c *statusCmd) show(a *app, s clusterJSON) error {
 	if a.printer().Text() {
-		fmt.Fprintln(a.env.Stdout, s.Time.Format(time.RFC3339))
-		s.write(a.env.Stdout)
-		return nil
+		t := cli.NewText(a.env.Stdout)
+		t.Printf("%s\n", s.Time.Format(time.RFC3339))
+		s.write(t)
+		return t.Err()
 	}
 	return a.printer().Event(s, "")
 }
@@ -215,8 +215,8 @@ func (s clusterJSON) verdict() error {
 	return cli.Silent(cli.ExitNo)
 }
 
-func (s clusterJSON) write(w io.Writer) {
-	cli.Table(w, "NODE STATE ROLE ENDPOINT REVISION SESSIONS WAITERS STREAMS SIZE UP", s.Nodes, func(n nodeJSON) []any {
+func (s clusterJSON) write(t *cli.Text) {
+	cli.Table(t, "NODE STATE ROLE ENDPOINT REVISION SESSIONS WAITERS STREAMS SIZE UP", s.Nodes, func(n nodeJSON) []any {
 		size := "-"
 		if n.Store != nil {
 			size = fmt.Sprintf("%.1f MiB", float64(n.Store.Size)/(1<<20))
@@ -228,19 +228,19 @@ func (s clusterJSON) write(w io.Writer) {
 	})
 	for _, n := range s.Nodes {
 		if n.Problem != "" {
-			fmt.Fprintf(w, "%s: %s\n", n.Endpoint, n.Problem)
+			t.Printf("%s: %s\n", n.Endpoint, n.Problem)
 		}
 		if skew := time.Duration(n.Skew).Abs(); skew > maxSkew {
-			fmt.Fprintf(w, "%s: its clock is %v off this machine's; nothing depends on it but certificates and logs\n", n.Endpoint, n.Skew)
+			t.Printf("%s: its clock is %v off this machine's; nothing depends on it but certificates and logs\n", n.Endpoint, n.Skew)
 		}
 		if n.Store == nil {
 			continue
 		}
 		for _, alarm := range n.Store.Alarms {
-			fmt.Fprintf(w, "%s: alarm: %s\n", n.Endpoint, alarm)
+			t.Printf("%s: alarm: %s\n", n.Endpoint, alarm)
 		}
 		if n.Store.Quota > 0 && n.Store.InUse*10 > n.Store.Quota*7 {
-			fmt.Fprintf(w, "%s: the store has used %d %% of its quota\n", n.Endpoint, n.Store.InUse*100/n.Store.Quota)
+			t.Printf("%s: the store has used %d %% of its quota\n", n.Endpoint, n.Store.InUse*100/n.Store.Quota)
 		}
 	}
 }

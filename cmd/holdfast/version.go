@@ -1,10 +1,10 @@
 package main
 
 import (
-	"fmt"
-	"io"
 	"runtime"
 	"runtime/debug"
+
+	"holdfast.dev/internal/cli"
 )
 
 type versionCmd struct{}
@@ -47,7 +47,7 @@ func build() versionJSON {
 
 func (versionCmd) Run(a *app) error {
 	v := build()
-	return a.printer().Object(v, func(w io.Writer) {
-		fmt.Fprintf(w, "holdfast %s (%s, %s, etcd %s)\n", v.Version, v.Go, v.Platform, v.Etcd)
+	return a.printer().Object(v, func(t *cli.Text) {
+		t.Printf("holdfast %s (%s, %s, etcd %s)\n", v.Version, v.Go, v.Platform, v.Etcd)
 	})
 }

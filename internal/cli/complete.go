@@ -53,15 +53,18 @@ func firstSentence(s string) string {
 // Complete writes the completion script of a shell: bash, zsh or fish.
 func Complete(w io.Writer, app *kong.Application, shell string) error {
 	words := completions(app.Node, nil)
+	t := NewText(w)
 	switch shell {
 	case "bash":
-		return completeBash(w, app.Name, words)
+		completeBash(t, app.Name, words)
 	case "zsh":
-		return completeZsh(w, app.Name, words)
+		completeZsh(t, app.Name, words)
 	case "fish":
-		return completeFish(w, app.Name, words)
+		completeFish(t, app.Name, words)
+	default:
+		return Usage("completion: no script for %q: bash, zsh or fish", shell)
 	}
-	return Usage("completion: no script for %q: bash, zsh or fish", shell)
+	return t.err
 }
 
 // byPath groups words under the commands before them, in order.
@@ -89,26 +92,29 @@ func valueFlags(words []completion) string {
 	return strings.Join(slices.Compact(out), "|")
 }
 
-func enumCases(w io.Writer, words []completion, line string) {
+// enumCases writes a line for each flag that takes few values.
+func enumCases(words []completion, line func(flag, values string)) {
 	seen := map[string]bool{}
 	for _, c := range words {
 		if len(c.enum) == 0 || seen[c.word] {
 			continue
 		}
 		seen[c.word] = true
-		fmt.Fprintf(w, line, c.word, strings.Join(c.enum, " "))
+		line(c.word, strings.Join(c.enum, " "))
 	}
 }
 
-func completeBash(w io.Writer, name string, words []completion) error {
+func completeBash(t *Text, name string, words []completion) {
 	paths, at := byPath(words)
-	fmt.Fprintf(w, "# bash completion for %[1]s; load with: source <(%[1]s completion bash)\n_%[1]s() {\n", name)
-	fmt.Fprint(w, `  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" path="" word i skip=0
+	t.Printf("# bash completion for %[1]s; load with: source <(%[1]s completion bash)\n_%[1]s() {\n", name)
+	t.Printf(`  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" path="" word i skip=0
   COMPREPLY=()
   case "$prev" in
 `)
-	enumCases(w, words, "    %s) COMPREPLY=($(compgen -W \"%s\" -- \"$cur\")); return ;;\n")
-	fmt.Fprintf(w, `    %[1]s) COMPREPLY=($(compgen -f -- "$cur")); return ;;
+	enumCases(words, func(flag, values string) {
+		t.Printf("    %s) COMPREPLY=($(compgen -W \"%s\" -- \"$cur\")); return ;;\n", flag, values)
+	})
+	t.Printf(`    %[1]s) COMPREPLY=($(compgen -f -- "$cur")); return ;;
   esac
   for ((i = 1; i < COMP_CWORD; i++)); do
     word="${COMP_WORDS[i]}"
@@ -122,30 +128,29 @@ func completeBash(w io.Writer, name string, words []completion) error {
 `, valueFlags(words))
 	for _, p := range paths {
 		if p != "" {
-			fmt.Fprintf(w, "      %q) path=%q ;;\n", p, p)
+			t.Printf("      %q) path=%q ;;\n", p, p)
 		}
 	}
-	fmt.Fprint(w, "    esac\n  done\n  case \"$path\" in\n")
+	t.Printf("    esac\n  done\n  case \"$path\" in\n")
 	for _, p := range paths {
 		list := make([]string, len(at[p]))
 		for i, c := range at[p] {
 			list[i] = c.word
 		}
-		fmt.Fprintf(w, "    %q) COMPREPLY=($(compgen -W %q -- \"$cur\")) ;;\n", p, strings.Join(list, " "))
+		t.Printf("    %q) COMPREPLY=($(compgen -W %q -- \"$cur\")) ;;\n", p, strings.Join(list, " "))
 	}
-	_, err := fmt.Fprintf(w, "  esac\n}\ncomplete -o default -F _%[1]s %[1]s\n", name)
-	return err
+	t.Printf("  esac\n}\ncomplete -o default -F _%[1]s %[1]s\n", name)
 }
 
-func completeZsh(w io.Writer, name string, words []completion) error {
+func completeZsh(t *Text, name string, words []completion) {
 	paths, at := byPath(words)
-	fmt.Fprintf(w, "#compdef %[1]s\n# zsh completion for %[1]s; load with: source <(%[1]s completion zsh)\n_%[1]s() {\n", name)
-	fmt.Fprint(w, `  local at="" word i skip=0 prev="${words[CURRENT-1]}"
+	t.Printf("#compdef %[1]s\n# zsh completion for %[1]s; load with: source <(%[1]s completion zsh)\n_%[1]s() {\n", name)
+	t.Printf(`  local at="" word i skip=0 prev="${words[CURRENT-1]}"
   local -a list
   case "$prev" in
 `)
-	enumCases(w, words, "    %s) compadd -- %s; return ;;\n")
-	fmt.Fprintf(w, `    %[1]s) _files; return ;;
+	enumCases(words, func(flag, values string) { t.Printf("    %s) compadd -- %s; return ;;\n", flag, values) })
+	t.Printf(`    %[1]s) _files; return ;;
   esac
   for ((i = 2; i < CURRENT; i++)); do
     word="${words[i]}"
@@ -159,25 +164,24 @@ func completeZsh(w io.Writer, name string, words []completion) error {
 `, valueFlags(words))
 	for _, p := range paths {
 		if p != "" {
-			fmt.Fprintf(w, "      %q) at=%q ;;\n", p, p)
+			t.Printf("      %q) at=%q ;;\n", p, p)
 		}
 	}
-	fmt.Fprint(w, "    esac\n  done\n  case \"$at\" in\n")
+	t.Printf("    esac\n  done\n  case \"$at\" in\n")
 	for _, p := range paths {
 		list := make([]string, len(at[p]))
 		for i, c := range at[p] {
 			list[i] = shellQuote(strings.ReplaceAll(c.word, ":", `\:`) + ":" + c.help)
 		}
-		fmt.Fprintf(w, "    %q) list=(%s) ;;\n", p, strings.Join(list, " "))
+		t.Printf("    %q) list=(%s) ;;\n", p, strings.Join(list, " "))
 	}
-	_, err := fmt.Fprintf(w, "  esac\n  _describe 'command' list || _files\n}\ncompdef _%[1]s %[1]s\n", name)
-	return err
+	t.Printf("  esac\n  _describe 'command' list || _files\n}\ncompdef _%[1]s %[1]s\n", name)
 }
 
-func completeFish(w io.Writer, name string, words []completion) error {
-	fmt.Fprintf(w, "# fish completion for %[1]s; load with: %[1]s completion fish | source\n", name)
+func completeFish(t *Text, name string, words []completion) {
+	t.Printf("# fish completion for %[1]s; load with: %[1]s completion fish | source\n", name)
 	paths, at := byPath(words)
-	fmt.Fprintf(w, `function __%s_at
+	t.Printf(`function __%s_at
   set -l words (commandline -opc)
   set -e words[1]
   set -l path
@@ -204,25 +208,24 @@ end
 `, name, strings.ReplaceAll(valueFlags(words), "|", " "), quoteAll(paths))
 	for _, p := range paths {
 		for _, c := range at[p] {
-			fmt.Fprintf(w, "complete -c %s -n %s", name, shellQuote(fmt.Sprintf("__%s_at %q", name, p)))
+			t.Printf("complete -c %s -n %s", name, shellQuote(fmt.Sprintf("__%s_at %q", name, p)))
 			switch {
 			case strings.HasPrefix(c.word, "--"):
-				fmt.Fprintf(w, " -l %s", c.word[2:])
+				t.Printf(" -l %s", c.word[2:])
 			case strings.HasPrefix(c.word, "-"):
-				fmt.Fprintf(w, " -s %s", c.word[1:])
+				t.Printf(" -s %s", c.word[1:])
 			default:
-				fmt.Fprintf(w, " -f -a %s", c.word)
+				t.Printf(" -f -a %s", c.word)
 			}
 			if c.value {
-				fmt.Fprint(w, " -r")
+				t.Printf(" -r")
 			}
 			if len(c.enum) > 0 {
-				fmt.Fprintf(w, " -f -a %s", shellQuote(strings.Join(c.enum, " ")))
+				t.Printf(" -f -a %s", shellQuote(strings.Join(c.enum, " ")))
 			}
-			fmt.Fprintf(w, " -d %s\n", shellQuote(c.help))
+			t.Printf(" -d %s\n", shellQuote(c.help))
 		}
 	}
-	return nil
 }
 
 func quoteAll(words []string) string {

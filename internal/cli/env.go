@@ -32,6 +32,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -55,8 +56,8 @@ type Env struct {
 // Lookup is the value of an environment variable and whether it is set. The
 // last setting counts, as for a child process.
 func (e Env) Lookup(key string) (string, bool) {
-	for i := len(e.Environ) - 1; i >= 0; i-- {
-		if k, v, ok := strings.Cut(e.Environ[i], "="); ok && k == key {
+	for _, kv := range slices.Backward(e.Environ) {
+		if k, v, ok := strings.Cut(kv, "="); ok && k == key {
 			return v, true
 		}
 	}

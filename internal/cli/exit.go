@@ -107,11 +107,12 @@ func Report(w io.Writer, err error) int {
 	if code == ExitInterrupted && errors.Is(err, context.Canceled) {
 		return code
 	}
+	t := NewText(w)
 	for line := range strings.SplitSeq(strings.TrimRight(err.Error(), "\n"), "\n") {
-		fmt.Fprintf(w, "holdfast: %s\n", line)
+		t.Printf("holdfast: %s\n", line)
 	}
 	if hint := hintFor(err); hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", hint)
+		t.Printf("hint: %s\n", hint)
 	}
 	return code
 }

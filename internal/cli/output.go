@@ -32,9 +32,37 @@ func NewPrinter(env Env, format Format) *Printer { return &Printer{w: env.Stdout
 // Text says whether people read the output.
 func (p *Printer) Text() bool { return p.format == FormatText }
 
+// Text is for people to read. It keeps the first error of writing and writes
+// nothing after it.
+type Text struct {
+	w   io.Writer
+	err error
+}
+
+// NewText writes to w.
+func NewText(w io.Writer) *Text { return &Text{w: w} }
+
+// Printf writes as fmt.Printf does.
+func (t *Text) Printf(format string, args ...any) {
+	if t.err == nil {
+		_, t.err = fmt.Fprintf(t.w, format, args...)
+	}
+}
+
+// Write writes bytes as they are.
+func (t *Text) Write(b []byte) (n int, err error) {
+	if t.err == nil {
+		n, t.err = t.w.Write(b)
+	}
+	return n, t.err
+}
+
+// Err is the first error of writing.
+func (t *Text) Err() error { return t.err }
+
 // Object writes one thing: as text by the function, as JSON indented, as JSONL
 // on one line.
-func (p *Printer) Object(v any, text func(w io.Writer)) error {
+func (p *Printer) Object(v any, text func(t *Text)) error {
 	switch p.format {
 	case FormatJSON:
 		enc := json.NewEncoder(p.w)
@@ -45,8 +73,9 @@ func (p *Printer) Object(v any, text func(w io.Writer)) error {
 		return p.line(v)
 	case FormatText:
 	}
-	text(p.w)
-	return nil
+	t := NewText(p.w)
+	text(t)
+	return t.err
 }
 
 // Event writes one of a stream of things; in both JSON formats it is one line.
@@ -82,28 +111,31 @@ func List[T any](p *Printer, name string, items []T, header string, row func(T) 
 		return nil
 	case FormatText:
 	}
-	Table(p.w, header, items, row)
-	return nil
+	t := NewText(p.w)
+	Table(t, header, items, row)
+	return t.err
 }
 
 // Table writes rows under a header whose columns are separated by spaces.
 // Nothing is written for no rows.
-func Table[T any](w io.Writer, header string, items []T, row func(T) []any) {
+func Table[T any](t *Text, header string, items []T, row func(T) []any) {
 	if len(items) == 0 {
 		return
 	}
-	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(tw, strings.Join(strings.Fields(header), "\t"))
+	tw := tabwriter.NewWriter(t, 0, 8, 2, ' ', 0)
+	out := NewText(tw)
+	out.Printf("%s\n", strings.Join(strings.Fields(header), "\t"))
 	for _, it := range items {
-		for i, cell := range row(it) {
-			if i > 0 {
-				fmt.Fprint(tw, "\t")
+		cells := row(it)
+		for i, cell := range cells {
+			end := "\t"
+			if i == len(cells)-1 {
+				end = "\n"
 			}
-			fmt.Fprint(tw, cell)
+			out.Printf("%v%s", cell, end)
 		}
-		fmt.Fprintln(tw)
 	}
-	_ = tw.Flush() // to a terminal or pipe that is gone; the command ends anyway
+	_ = tw.Flush() // t keeps the error
 }
 
 // Seconds is a duration as the JSON contract has it: a number of seconds.

@@ -67,16 +67,16 @@ func (c *Cluster) start(ctx context.Context, n *node) error {
 	}
 
 	// The node says one line when it is ready. Its end closes the pipe.
-	said := make(chan error, 1)
+	said := make(chan string, 1)
 	go func() {
-		line, err := bufio.NewReader(ready).ReadString('\n')
-		if err == nil && !strings.Contains(line, "ready") {
-			err = fmt.Errorf("said %q", strings.TrimSpace(line))
-		}
-		said <- err
+		line, _ := bufio.NewReader(ready).ReadString('\n') // what it says before its end is no answer either
+		said <- line
 	}()
 	select {
-	case err = <-said:
+	case line := <-said:
+		if !strings.Contains(line, "ready") {
+			err = fmt.Errorf("it said %q and not that it is ready", strings.TrimSpace(line))
+		}
 	case <-ctx.Done():
 		_ = cmd.Process.Kill() // closes the pipe, which ends the reader
 		<-ended

@@ -50,7 +50,7 @@ func claim(ctx context.Context, addresses []string) (got []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() //nolint:errcheck,revive // of a listener that served nobody; all are held until the end
+		defer l.Close() //nolint:errcheck // of a listener that served nobody; all are held until the end
 		got = append(got, l.Addr().String())
 	}
 	return got, nil
