@@ -3,6 +3,7 @@ package grant
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -108,7 +109,11 @@ func (a *Agent) Acquire(ctx context.Context, ask Ask) (Grant, error) {
 
 	select {
 	case r := <-w.result:
-		return r.grant, a.fail(ask.Name, "acquire", r.err)
+		return r.grant, a.refused(ask, r.err)
+	case <-a.ctx.Done():
+		a.wake(e)
+		r := <-w.result
+		return r.grant, a.refused(ask, r.err)
 	case <-ctx.Done():
 	}
 	a.mu.Lock()
@@ -124,9 +129,44 @@ func (a *Agent) Acquire(ctx context.Context, ask Ask) (Grant, error) {
 	a.mu.Unlock()
 	if i < 0 { // answered meanwhile
 		r := <-w.result
-		return r.grant, a.fail(ask.Name, "acquire", r.err)
+		return r.grant, a.refused(ask, r.err)
 	}
 	return Grant{}, a.fail(ask.Name, "acquire", waitError(ctx))
+}
+
+// refused is the error of a wish. Whatever happened at the quorum, a caller of
+// this process holds nothing, and will not: what came of it is given back, or
+// goes with the session. Another session's grant may stand.
+func (a *Agent) refused(ask Ask, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = a.fail(ask.Name, "acquire", a.own(ask.Owner, err))
+	if e, ok := errors.AsType[*holdfast.Error](err); ok && ask.Owner.Session == a.session.ID() {
+		e.Outcome = holdfast.NotApplied
+	}
+	return err
+}
+
+// own tells the end of the agent's session from the end of the owner's, if
+// these are two.
+func (a *Agent) own(o Owner, err error) error {
+	if o.Session == a.session.ID() || a.ctx.Err() == nil {
+		return err
+	}
+	switch holdfast.CodeOf(err) {
+	case holdfast.CodeLost, holdfast.CodeClosed:
+		return &holdfast.Error{Code: holdfast.CodeNoQuorum, Outcome: holdfast.Unknown, Err: fmt.Errorf("this node has lost its own session: %v", err)}
+	default:
+		return err
+	}
+}
+
+// wake sees to it that what is asked of an agent which has ended is answered.
+func (a *Agent) wake(e *entry) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.poke(e)
 }
 
 // Release gives back what was granted to o, or withdraws its wish. What is not
@@ -140,7 +180,10 @@ func (a *Agent) Release(ctx context.Context, o Owner, name string) error {
 	a.mu.Unlock()
 	select {
 	case err := <-d.done:
-		return a.fail(name, "release", err)
+		return a.fail(name, "release", a.own(o, err))
+	case <-a.ctx.Done():
+		a.wake(e)
+		return a.fail(name, "release", a.own(o, <-d.done))
 	case <-ctx.Done():
 		return a.fail(name, "release", &holdfast.Error{Code: waitCode(ctx), Outcome: holdfast.Unknown, Err: ctx.Err()})
 	}
@@ -157,7 +200,10 @@ func (a *Agent) Change(ctx context.Context, o Owner, name string, value []byte, 
 	a.mu.Unlock()
 	select {
 	case err := <-c.done:
-		return a.fail(name, "change", err)
+		return a.fail(name, "change", a.own(o, err))
+	case <-a.ctx.Done():
+		a.wake(e)
+		return a.fail(name, "change", a.own(o, <-c.done))
 	case <-ctx.Done():
 		return a.fail(name, "change", &holdfast.Error{Code: waitCode(ctx), Outcome: holdfast.Unknown, Err: ctx.Err()})
 	}
