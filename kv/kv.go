@@ -17,6 +17,7 @@ type Store struct {
 	engine  engine.Engine
 	attempt time.Duration
 	lease   engine.SessionID
+	request *engine.RequestID // of whom it writes for, or nil
 	once    func(context.Context, engine.Txn) (engine.OnceResult, error)
 	resolve func(context.Context, engine.RequestID) (holdfast.Outcome, int64, error)
 }
@@ -58,20 +59,33 @@ type Caller struct {
 // is good for one write.
 func (st *Store) For(c Caller) *Store {
 	of := *st
-	of.lease = c.Session
+	of.lease, of.request = c.Session, nil
 	of.once = func(ctx context.Context, t engine.Txn) (engine.OnceResult, error) {
 		return single(ctx, st.engine, c.Session, t)
 	}
-	if id := c.Request; id != nil {
-		of.lease = id.Session
+	if c.Request != nil {
+		id := *c.Request
+		of.lease, of.request = id.Session, &id
 		of.once = func(ctx context.Context, t engine.Txn) (engine.OnceResult, error) {
 			if c.Session != 0 && c.Session != id.Session {
 				return engine.OnceResult{}, faults{errors.New("the request is of another session than the caller's")}.err("", "")
 			}
-			return engine.Once(ctx, st.engine, st.attempt, *id, t)
+			res, err := engine.Once(ctx, st.engine, st.attempt, id, t)
+			return res, sentBefore(id, err)
 		}
 	}
 	return &of
+}
+
+// sentBefore makes the outcome of a request that failed unknown: this node may
+// know that it has not applied it, but not what came of it where it was sent
+// before. Only what cancelled it for good, and what no node accepts, is known.
+func sentBefore(id engine.RequestID, err error) error {
+	if err == nil || holdfast.OutcomeOf(err) != holdfast.NotApplied || holdfast.CodeOf(err) == holdfast.CodeInvalid ||
+		holdfast.CodeOf(err) == holdfast.CodeCanceled && requestOf(err) != "" {
+		return err
+	}
+	return &holdfast.Error{Code: holdfast.CodeOf(err), Outcome: holdfast.Unknown, Request: id.String(), Err: err}
 }
 
 // single sends an unconditional transaction once, under the guard that the

@@ -190,6 +190,7 @@ func TestStore_RequestHappensOnce(t *testing.T) {
 		node := kv.NewFor(e, 0)
 		id := engine.RequestID{Session: s.ID(), Slot: 100, Seq: 1}
 		mine := node.For(kv.Caller{Request: &id})
+		next := func() { id.Seq++; mine = node.For(kv.Caller{Request: &id}) }
 		rev := must[int64](t)(mine.Put(ctx, "a", []byte("1")))
 		must[int64](t)(st.Put(ctx, "a", []byte("2")))
 		if again := must[int64](t)(mine.Put(ctx, "a", []byte("1"))); again != rev {
@@ -200,7 +201,7 @@ func TestStore_RequestHappensOnce(t *testing.T) {
 		}
 
 		// A conflict is an answer as well: it does not become a success later.
-		id.Seq = 2
+		next()
 		_, err := mine.Put(ctx, "a", []byte("3"), kv.IfMissing())
 		want(t, "conflict", err, holdfast.ErrConflict, holdfast.NotApplied)
 		must[kv.Deleted](t)(st.Delete(ctx, "a"))
@@ -208,7 +209,7 @@ func TestStore_RequestHappensOnce(t *testing.T) {
 		want(t, "conflict, sent again", err, holdfast.ErrConflict, holdfast.NotApplied)
 
 		// A request that was resolved before it arrived never happens.
-		id.Seq = 3
+		next()
 		outcome, _, err := node.ResolveRequest(ctx, id)
 		if outcome != holdfast.NotApplied || err != nil {
 			t.Errorf("resolve: %v, %v", outcome, err)
@@ -218,8 +219,30 @@ func TestStore_RequestHappensOnce(t *testing.T) {
 			t.Errorf("a cancelled request: %v", err)
 		}
 
+		// Whoever knows nothing but the id is told of a refusal, too.
+		tokens := kv.Fenced("resource", 5)
+		must[int64](t)(st.Put(ctx, "fenced", nil, tokens))
+		for i, c := range []struct {
+			write func() error
+			want  holdfast.Outcome
+		}{
+			{func() error { _, err := mine.Put(ctx, "new", nil, kv.IfMissing()); return err }, holdfast.Applied},
+			{func() error { _, err := mine.Put(ctx, "new", nil, kv.IfMissing()); return err }, holdfast.NotApplied},
+			{func() error { _, err := mine.Put(ctx, "fenced", nil, kv.Fenced("resource", 4)); return err }, holdfast.NotApplied},
+			{func() error { _, err := mine.Put(ctx, "fenced", nil, tokens); return err }, holdfast.Applied},
+			{func() error { _, err := mine.Put(ctx, "fenced", nil, tokens, kv.IfMissing()); return err }, holdfast.NotApplied},
+			{func() error { _, err := mine.Delete(ctx, "fenced"); return err }, holdfast.Applied},
+		} {
+			next()
+			err := c.write()
+			outcome, rev, rerr := node.ResolveRequest(ctx, id)
+			if holdfast.OutcomeOf(err) != c.want || outcome != c.want || rerr != nil || (rev > 0) != (c.want == holdfast.Applied) {
+				t.Errorf("write %d: %v, resolved as %v at %d, %v; want %v", i, err, outcome, rev, rerr, c.want)
+			}
+		}
+
 		// The answer of an old request is found, the values it read are not.
-		id.Seq = 4
+		next()
 		must[kv.Deleted](t)(mine.Delete(ctx, "b"))
 		now := must[int64](t)(st.Put(ctx, "c", []byte("1")))
 		if err := e.Compact(ctx, now); err != nil {

@@ -15,8 +15,9 @@ import (
 
 // Where things lie in the engine.
 const (
-	keyPrefix   = "kv/"
-	fencePrefix = "fence/"
+	keyPrefix     = "kv/"
+	fencePrefix   = "fence/"
+	refusedPrefix = "refused/" // <session>/<slot>: when that request slot last refused a write
 )
 
 // program is a write with everything that belongs to it, valid.
@@ -25,6 +26,10 @@ type program struct {
 	txn    Txn
 	fences []Fence
 	lease  engine.LeaseID // what Leased operations hang on
+
+	// request is whose refusal has to be told from its success by somebody who
+	// knows nothing but the id. Nil: by nobody.
+	request *engine.RequestID
 }
 
 // readOnly: the program changes nothing whichever branch runs.
@@ -44,7 +49,25 @@ func writes(ops []Op) bool {
 
 // core is the program without its fences.
 func (p *program) core() engine.Txn {
-	return engine.Txn{If: conds(p.txn.If), Then: p.ops(p.txn.Then), Else: p.ops(p.txn.Else)}
+	t := engine.Txn{If: conds(p.txn.If), Then: p.ops(p.txn.Then), Else: p.ops(p.txn.Else)}
+	if len(t.If) > 0 && !writes(p.txn.Else) {
+		t.Else = append(t.Else, p.refuse()...)
+	}
+	return t
+}
+
+// refuse notes that the program was executed and changed nothing, in the
+// revision in which it was: one key for each request slot.
+func (p *program) refuse() []engine.Op {
+	if p.request == nil {
+		return nil
+	}
+	return []engine.Op{engine.PutLeased(refusedKey(*p.request), nil, engine.LeaseID(p.request.Session))}
+}
+
+// refusedKey is where refuse makes its note.
+func refusedKey(id engine.RequestID) string {
+	return fmt.Sprintf("%s%v/%02x", refusedPrefix, id.Session, id.Slot)
 }
 
 // compile is the transaction that runs the program: unconditional outside, so
@@ -62,7 +85,7 @@ func (p *program) compile() engine.Txn {
 		key, value := fenceKey(f), fenceValue(f.Token)
 		inner = engine.Txn{
 			If:   []engine.Compare{{Key: key, Target: engine.CompareValue, Op: engine.Greater, Value: value}},
-			Then: []engine.Op{engine.Get(key)},
+			Then: append([]engine.Op{engine.Get(key)}, p.refuse()...),
 			Else: []engine.Op{engine.Nested(inner)},
 		}
 	}
@@ -116,7 +139,7 @@ func (p *program) interpretCore(core *engine.TxnResult, rev int64) (answer, erro
 	if !core.Succeeded {
 		ops = p.txn.Else
 	}
-	if len(core.Results) != len(ops) {
+	if len(core.Results) < len(ops) { // behind them may be the note of refuse
 		return answer{}, fmt.Errorf("%d results for %d operations", len(core.Results), len(ops))
 	}
 	a := answer{TxnResult: TxnResult{Revision: rev, Succeeded: core.Succeeded, Results: make([]OpResult, len(ops))}}

@@ -203,6 +203,9 @@ func (s *sim) life(ctx context.Context, id int, rng *rand.Rand, life uint64, cal
 	var nemesis sync.WaitGroup
 	nemesis.Go(func() { trouble(lifetime, net, rand.New(rand.NewPCG(s.seed, 1000+uint64(id)<<8+life))) })
 	c := &simClient{sim: s, id: id, rng: rng, session: session, store: store}
+	if s.mutant.store == nil && s.seed%2 == 0 {
+		c.remote, c.request = NewFor(e, 0), engine.RequestID{Session: session.ID(), Slot: 9}
+	}
 	made := 0
 	for made < calls && session.Err() == nil {
 		c.call(lifetime)
@@ -228,6 +231,8 @@ type simClient struct {
 	rng     *rand.Rand
 	session *engine.Session
 	store   *Store
+	remote  *Store             // the store of a node that writes for it, or nil
+	request engine.RequestID   // of its last write there
 	seen    [len(simKeys)]cell // as it last read or wrote them
 }
 
@@ -256,8 +261,17 @@ func (c *simClient) call(ctx context.Context) {
 		c.look(ctx, simKeys[in.key])
 		return
 	}
+	if c.remote != nil { // a write of its own request id, sent by some node
+		c.request.Seq++
+		c.store = c.remote.For(Caller{Request: &c.request})
+	}
 	start := c.sim.history.now()
 	out, err := c.send(ctx, in, opts)
+	if c.remote != nil && err != nil && holdfast.OutcomeOf(err) == holdfast.Unknown && c.rng.IntN(2) == 0 {
+		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		out, err = c.send(again, in, opts)
+	}
 	switch {
 	case err == nil && in.code == doDelete:
 		c.seen[in.key] = cell{}
@@ -336,7 +350,12 @@ func (c *simClient) settle(ctx context.Context, err error) (out simOutput, drop 
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		var rerr error
-		if outcome, rev, rerr = c.store.Resolve(ctx, err); rerr != nil {
+		if c.remote != nil {
+			outcome, rev, rerr = c.remote.ResolveRequest(ctx, c.request)
+		} else {
+			outcome, rev, rerr = c.store.Resolve(ctx, err)
+		}
+		if rerr != nil {
 			outcome = holdfast.Unknown
 		}
 	}

@@ -59,14 +59,14 @@ func (st *Store) Txn(ctx context.Context, t Txn, opts ...WriteOption) (TxnResult
 	if len(o.guards) > 0 || o.leased {
 		extra.add("a transaction has its own conditions and leases")
 	}
-	p := &program{txn: t, fences: o.fences, lease: engine.LeaseID(st.lease)}
+	p := &program{txn: t, fences: o.fences, lease: engine.LeaseID(st.lease), request: st.request}
 	a, err := st.exec(ctx, "transaction", "", p, extra...)
 	return a.TxnResult, err
 }
 
 // program is the write of one key, under the guards of its options.
 func (st *Store) program(o writeOptions, key string, op Op) *program {
-	p := &program{plain: true, txn: Txn{Then: []Op{op}}, fences: o.fences, lease: engine.LeaseID(st.lease)}
+	p := &program{plain: true, txn: Txn{Then: []Op{op}}, fences: o.fences, lease: engine.LeaseID(st.lease), request: st.request}
 	for _, g := range o.guards {
 		g.Key = key
 		p.txn.If = append(p.txn.If, g)
@@ -214,16 +214,23 @@ func (st *Store) Resolve(ctx context.Context, cause error) (holdfast.Outcome, in
 	return holdfast.Applied, rev, nil
 }
 
-// ResolveRequest settles a request of which only the id is known. Applied means
-// that it was executed, at that revision, and will not be again; a conditional
-// or fenced write may have been refused then. To send it again with the same id
-// gives its answer.
+// ResolveRequest settles a write that was sent with a request id of its own, by
+// that id, as Resolve does.
 func (st *Store) ResolveRequest(ctx context.Context, id engine.RequestID) (holdfast.Outcome, int64, error) {
 	outcome, rev, err := st.resolve(ctx, id)
 	if err != nil {
-		err = unresolved(id, outcome, err)
+		return outcome, 0, unresolved(id, outcome, err)
 	}
-	return outcome, rev, err
+	if outcome == holdfast.Applied { // executed; but the note of a refusal may stand beside it, even if it went with the session since
+		res, err := st.read(ctx, engine.RangeRequest{Key: refusedKey(id), Revision: rev, KeysOnly: true})
+		switch {
+		case err != nil:
+			return holdfast.Unknown, 0, unresolved(id, holdfast.Unknown, err)
+		case len(res.KVs) > 0 && res.KVs[0].ModRevision == rev:
+			return holdfast.NotApplied, 0, nil
+		}
+	}
+	return outcome, rev, nil
 }
 
 // unresolved is the error of a request that could not be settled.

@@ -27,7 +27,7 @@ type Registration struct {
 // that had it is over. It panics on a registry without a session.
 //
 // When the outcome is Unknown, engine.Session.Resolve with the request id in
-// the error settles whether the member is in.
+// the error makes it final; then the roster tells whether the member is in.
 func (r *Registry) Register(ctx context.Context, group string, m Member) (*Registration, error) {
 	if r.session == nil {
 		panic("membership: Register without a session; use RegisterFor")
@@ -95,7 +95,11 @@ func (r *Registry) once(o Owner) func(context.Context, engine.Txn) (engine.OnceR
 					Code: holdfast.CodeInvalid, Outcome: holdfast.NotApplied, Err: errors.New("the request is of another session than the owner's"),
 				}
 			}
-			return engine.Once(ctx, r.engine, r.attempt, *o.Request, t)
+			res, err := engine.Once(ctx, r.engine, r.attempt, *o.Request, t)
+			if errors.Is(err, holdfast.ErrLost) { // this node has not applied it, but one to which it was sent before may have
+				err = &holdfast.Error{Code: holdfast.CodeLost, Outcome: holdfast.Unknown, Request: o.Request.String(), Err: err}
+			}
+			return res, err
 		}
 		t.If = append(t.If, engine.Alive(o.Session))
 		res, err := r.engine.Txn(ctx, t)
