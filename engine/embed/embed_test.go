@@ -75,11 +75,17 @@ type trio struct {
 
 func startTrio(t *testing.T) *trio {
 	t.Helper()
+	return startTrioWith(t, func(*Config) {})
+}
+
+func startTrioWith(t *testing.T, with func(*Config)) *trio {
+	t.Helper()
 	c := &trio{nodes: make([]*Node, 3)}
 	var names []string
 	for i := range 3 {
 		cfg := quick(t)
 		cfg.Name, cfg.ListenPeer = fmt.Sprint("n", i), freeURL(t)
+		with(&cfg)
 		c.cfgs = append(c.cfgs, cfg)
 		names = append(names, cfg.Name+"="+cfg.ListenPeer)
 	}

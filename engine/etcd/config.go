@@ -74,9 +74,9 @@ type TLS struct {
 
 func (t TLS) used() bool { return t != TLS{} }
 
-// config loads the files. The certificate is read again at every handshake, so
+// Config loads the files. The certificate is read again at every handshake, so
 // that it may be replaced while connections are used.
-func (t TLS) config() (*tls.Config, error) {
+func (t TLS) Config() (*tls.Config, error) {
 	out := &tls.Config{
 		MinVersion: tls.VersionTLS12, ServerName: t.ServerName,
 		InsecureSkipVerify: t.InsecureSkipVerify, // as documented at TLS

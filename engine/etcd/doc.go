@@ -8,7 +8,8 @@
 //	defer e.Close()
 //
 // Everything stands under one prefix, "/holdfast/" by default; with etcd's
-// users on, the user needs a role that reads and writes that prefix.
+// users on, the user needs a role that reads and writes that prefix, and Compact
+// the role root. Without a user name, etcd takes the name in the certificate.
 //
 // # Promises
 //

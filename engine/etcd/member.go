@@ -37,7 +37,7 @@ func newMember(cfg Config, endpoint string) (*member, error) {
 	}
 	creds := insecure.NewCredentials()
 	if scheme == "https" || scheme == "" && cfg.TLS.used() {
-		t, err := cfg.TLS.config()
+		t, err := cfg.TLS.Config()
 		if err != nil {
 			return nil, err
 		}
