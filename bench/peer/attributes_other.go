@@ -1,0 +1,9 @@
+//go:build unix && !linux
+
+package peer
+
+import "syscall"
+
+// attributes put a process into a group of its own, so that Ctrl-C reaches only
+// its parent. This system cannot let it die with its parent.
+func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
