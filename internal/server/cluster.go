@@ -291,7 +291,12 @@ func (s clusterService) MoveLeader(ctx context.Context, req *v1.MoveLeaderReques
 	if text == "" {
 		text = "0"
 	}
-	err := s.withMember(ctx, "move leader", text, func(c Cluster, id uint64) error { return c.MoveLeader(ctx, id) })
+	err := s.withMember(ctx, "move leader", text, func(c Cluster, id uint64) error {
+		if err := s.leads(ctx, c); err != nil {
+			return err
+		}
+		return c.MoveLeader(ctx, id)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -300,6 +305,23 @@ func (s clusterService) MoveLeader(ctx context.Context, req *v1.MoveLeaderReques
 		return nil, named("cluster", s.cfg.Name, "move leader", err)
 	}
 	return &v1.MoveLeaderResponse{Id: hex(st.Leader)}, nil
+}
+
+// leads is nil when this node leads, and otherwise names the one to ask.
+func (s *Server) leads(ctx context.Context, c Cluster) error {
+	st, err := s.cfg.Engine.Status(ctx)
+	if err != nil || st.Leader == st.MemberID {
+		return err
+	}
+	leader := hex(st.Leader)
+	if members, err := c.Members(ctx); err == nil {
+		if i := slices.IndexFunc(members, func(m Member) bool { return m.ID == st.Leader }); i >= 0 {
+			leader = members[i].Name
+		}
+	}
+	return &holdfast.Error{
+		Code: holdfast.CodeConflict, Outcome: holdfast.NotApplied, Err: fmt.Errorf("%s leads, not this node: ask it", leader),
+	}
 }
 
 // chunkSize is how much of a backup goes into one message.

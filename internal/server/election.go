@@ -14,6 +14,7 @@ import (
 	v1 "holdfast.dev/internal/gen/holdfast/v1"
 	"holdfast.dev/internal/server/auth"
 	"holdfast.dev/internal/wire"
+	"holdfast.dev/lock"
 )
 
 // electionService is holdfast.v1.ElectionService.
@@ -31,7 +32,7 @@ func (s electionService) Campaign(ctx context.Context, req *v1.CampaignRequest) 
 	o := election.Owner{Session: id, Request: requestName(req.GetRequestId())}
 	f := election.FenceRequest{Ask: req.GetFence(), Done: holdfast.Token(req.GetFenced())}
 	key := waitKey{kind: "election", session: id, name: name, request: req.GetRequestId()}
-	got, err := s.queue.attend(ctx, key, func(ctx context.Context) (any, error) {
+	got, err := s.queue.attend(ctx, key, string(lock.ModeExclusive), func(ctx context.Context) (any, error) {
 		p, err := s.own.parts()
 		if err != nil {
 			return nil, err
@@ -197,7 +198,9 @@ func (s electionService) List(ctx context.Context, req *v1.ElectionServiceListRe
 		return nil, named("election", req.GetPrefix(), "list", err)
 	}
 	resp := &v1.ElectionServiceListResponse{}
+	local := s.queue.waiting("election")
 	for _, info := range infos {
+		info.Candidates = max(info.Candidates, len(local[info.Name]))
 		resp.Elections = append(resp.Elections, &v1.Election{
 			Name: info.Name, Leader: leaderToProto(info.Leader), Candidates: uint32(info.Candidates), Vanished: leaderToProto(info.Vanished),
 		})

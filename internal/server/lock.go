@@ -35,7 +35,7 @@ func (s lockService) Acquire(ctx context.Context, req *v1.AcquireRequest) (*v1.A
 		return nil, named("lock", req.GetName(), "acquire", err)
 	}
 	key := waitKey{kind: "lock", session: id, name: req.GetName(), request: req.GetRequestId()}
-	got, err := s.queue.attend(ctx, key, func(ctx context.Context) (any, error) {
+	got, err := s.queue.attend(ctx, key, string(r.Mode), func(ctx context.Context) (any, error) {
 		p, err := s.own.parts()
 		if err != nil {
 			return nil, err
@@ -150,7 +150,7 @@ func (s lockService) Get(ctx context.Context, req *v1.LockServiceGetRequest) (*v
 	if err != nil {
 		return nil, named("lock", req.GetName(), "get", err)
 	}
-	m := lockToProto(info)
+	m := lockToProto(info, s.queue.waiting("lock")[info.Name])
 	for _, h := range m.GetHolders() {
 		id, err := engine.ParseSessionID(h.GetSession())
 		if err != nil {
@@ -180,8 +180,9 @@ func (s lockService) List(ctx context.Context, req *v1.LockServiceListRequest) (
 		return nil, named("lock", req.GetPrefix(), "list", err)
 	}
 	resp := &v1.LockServiceListResponse{}
+	local := s.queue.waiting("lock")
 	for _, info := range infos {
-		resp.Locks = append(resp.Locks, lockToProto(info))
+		resp.Locks = append(resp.Locks, lockToProto(info, local[info.Name]))
 	}
 	if len(infos) == limit {
 		resp.Next = infos[limit-1].Name
@@ -197,7 +198,9 @@ func page(limit uint32) int {
 	return int(min(limit, maxPage))
 }
 
-func lockToProto(info lock.Info) *v1.Lock {
+// lockToProto is a lock as the quorum knows it, with those who wait for it at
+// this node behind the others.
+func lockToProto(info lock.Info, local []waiter) *v1.Lock {
 	m := &v1.Lock{Name: info.Name, Permits: uint32(info.Capacity), Delayed: info.Delayed}
 	for _, c := range info.Holders {
 		m.Mode = string(c.Mode)
@@ -206,10 +209,22 @@ func lockToProto(info lock.Info) *v1.Lock {
 			RequestId: requestID(c.Request), Note: c.Note, Permits: uint32(c.Permits),
 		})
 	}
+	known := map[lock.Owner]bool{}
+	for _, c := range info.Holders {
+		known[lock.Owner{Session: c.Session, Request: c.Request}] = true
+	}
 	for _, c := range info.Waiters {
+		known[lock.Owner{Session: c.Session, Request: c.Request}] = true
 		m.Waiters = append(m.Waiters, &v1.LockWaiter{
 			Session: c.Session.String(), RequestId: requestID(c.Request), Mode: string(c.Mode), Since: wire.Timestamp(c.Since),
 		})
+	}
+	for _, w := range local {
+		if !known[lock.Owner{Session: w.session, Request: requestName(w.request)}] {
+			m.Waiters = append(m.Waiters, &v1.LockWaiter{
+				Session: w.session.String(), RequestId: w.request, Mode: w.mode, Since: wire.Timestamp(w.since),
+			})
+		}
 	}
 	return m
 }

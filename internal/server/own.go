@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -135,10 +136,22 @@ func (o *own) parts() (*parts, error) {
 // blame turns the loss of the node's own session into what it means to a
 // client: not that his is lost.
 func (p *parts) blame(err error) error {
-	if err == nil || holdfast.CodeOf(err) != holdfast.CodeLost && holdfast.CodeOf(err) != holdfast.CodeClosed || p.session.Err() == nil {
+	c := holdfast.CodeOf(err)
+	if c != holdfast.CodeLost && c != holdfast.CodeClosed || p.session.Err() == nil && !names(err, "session "+p.session.ID().String()) {
 		return err
 	}
-	return &holdfast.Error{Op: "serve", Code: holdfast.CodeNoQuorum, Outcome: holdfast.Unknown, Err: err}
+	return &holdfast.Error{Op: "serve", Code: holdfast.CodeNoQuorum, Outcome: holdfast.Unknown, Err: plainError{err}}
+}
+
+// names says whether an error in the chain has that subject.
+func names(err error, key string) bool {
+	for {
+		e, ok := errors.AsType[*holdfast.Error](err)
+		if !ok || e.Key == key {
+			return ok
+		}
+		err = e.Err
+	}
 }
 
 // retry repeats a call that may be repeated until it succeeds, fails for good,

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,6 +37,8 @@ type queue struct {
 
 // wait is one wait with its result.
 type wait struct {
+	mode      string    // for people
+	since     time.Time // for people
 	cancel    context.CancelFunc
 	done      chan struct{} // closed when the fields below are set
 	result    any
@@ -62,8 +65,8 @@ func (q *queue) close() {
 // under way. When ctx ends and nobody else attends, f is cancelled and its
 // result returned all the same. After the slice the error has wire.ErrAgain and
 // f goes on for the grace period.
-func (q *queue) attend(ctx context.Context, key waitKey, f func(context.Context) (any, error)) (any, error) {
-	w, err := q.join(ctx, key, f)
+func (q *queue) attend(ctx context.Context, key waitKey, mode string, f func(context.Context) (any, error)) (any, error) {
+	w, err := q.join(ctx, key, mode, f)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +101,7 @@ func (q *queue) again(key waitKey) error {
 }
 
 // join finds the wait of that key or starts it.
-func (q *queue) join(ctx context.Context, key waitKey, f func(context.Context) (any, error)) (*wait, error) {
+func (q *queue) join(ctx context.Context, key waitKey, mode string, f func(context.Context) (any, error)) (*wait, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.ctx.Err() != nil {
@@ -116,16 +119,16 @@ func (q *queue) join(ctx context.Context, key waitKey, f func(context.Context) (
 	if err != nil {
 		return nil, err
 	}
-	w := &wait{done: make(chan struct{}), attending: 1}
+	w := &wait{mode: mode, since: time.Now(), done: make(chan struct{}), attending: 1}
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	unhook := context.AfterFunc(q.ctx, cancel) //nolint:contextcheck // a wait outlives the call that began it
 	w.cancel = cancel
 	q.by[key] = w
 	q.all.Go(func() {
-		defer giveBack()
 		defer cancel()
 		defer unhook()
 		w.result, w.err = f(wctx)
+		giveBack()
 		q.mu.Lock()
 		delete(q.by, key)
 		if w.idle != nil {
@@ -152,4 +155,28 @@ func (q *queue) leave(w *wait, grace time.Duration) (last bool) {
 		w.idle = time.AfterFunc(grace, w.cancel)
 	}
 	return true
+}
+
+// waiter is what people see of a wait.
+type waiter struct {
+	waitKey
+	mode  string
+	since time.Time
+}
+
+// waiting lists the waits of one kind, by name, the oldest first. The quorum
+// does not know of all of them: a node hands over among its own.
+func (q *queue) waiting(kind string) map[string][]waiter {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	by := map[string][]waiter{}
+	for key, w := range q.by {
+		if key.kind == kind {
+			by[key.name] = append(by[key.name], waiter{waitKey: key, mode: w.mode, since: w.since})
+		}
+	}
+	for _, list := range by {
+		slices.SortFunc(list, func(a, b waiter) int { return a.since.Compare(b.since) })
+	}
+	return by
 }

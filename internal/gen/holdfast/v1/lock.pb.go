@@ -510,13 +510,14 @@ func (x *LockServiceListResponse) GetNext() string {
 }
 
 type Lock struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Mode          string                 `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`        // of the holders: "exclusive", "shared" or "permits"; empty when free
-	Permits       uint32                 `protobuf:"varint,3,opt,name=permits,proto3" json:"permits,omitempty"` // of a semaphore: how many there are
-	Holders       []*LockHolder          `protobuf:"bytes,4,rep,name=holders,proto3" json:"holders,omitempty"`
-	Waiters       []*LockWaiter          `protobuf:"bytes,5,rep,name=waiters,proto3" json:"waiters,omitempty"`  // first in the queue first; a node keeps the last of many to itself
-	Delayed       bool                   `protobuf:"varint,6,opt,name=delayed,proto3" json:"delayed,omitempty"` // a lock-delay may be running
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Mode    string                 `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`        // of the holders: "exclusive", "shared" or "permits"; empty when free
+	Permits uint32                 `protobuf:"varint,3,opt,name=permits,proto3" json:"permits,omitempty"` // of a semaphore: how many there are
+	Holders []*LockHolder          `protobuf:"bytes,4,rep,name=holders,proto3" json:"holders,omitempty"`
+	// First in the queue first; of those who wait at another node, perhaps not all.
+	Waiters       []*LockWaiter `protobuf:"bytes,5,rep,name=waiters,proto3" json:"waiters,omitempty"`
+	Delayed       bool          `protobuf:"varint,6,opt,name=delayed,proto3" json:"delayed,omitempty"` // a lock-delay may be running
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
