@@ -101,24 +101,17 @@ var leaseTests = []test{
 			w.Fatalf("revoke: %v", err)
 		}
 		w.wantState("stays=")
-		ch := w.watch(rev + 1)
-		for {
-			b := w.next(ch)
-			if b.Err != nil {
-				w.Fatal(b.Err)
-			}
-			var gone int
+		last := w.put("end", "")
+		gone := map[int64]int{}
+		for _, b := range w.until(w.watch(rev+1), last) {
 			for _, ev := range b.Events {
 				if ev.Deleted {
-					gone++
+					gone[ev.KV.ModRevision]++
 				}
 			}
-			if gone == 1 {
-				w.Fatalf("only one of two keys in %+v", b)
-			}
-			if gone == 2 {
-				break
-			}
+		}
+		if len(gone) != 1 {
+			w.Fatalf("deletions by revision: %v, want both in one", gone)
 		}
 		w.unknownLease(id)
 		_, err := w.Engine.Txn(w.ctx, engine.Txn{Then: []engine.Op{engine.PutLeased(w.key("a"), nil, id)}})

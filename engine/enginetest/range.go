@@ -93,6 +93,7 @@ var rangeTests = []test{
 			if len(res.KVs) != 0 {
 				w.Fatalf("revision %d has a key of revision %d", res.Revision, rev)
 			}
+			w.wait(attempt / 100)
 		}
 	}},
 	{"Range/linearizable", func(w *world) {

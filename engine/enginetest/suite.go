@@ -164,14 +164,14 @@ func (w *world) read(r engine.RangeRequest) engine.RangeResult {
 	return res
 }
 
-// get reads one of this test's keys, nil if it is missing.
-func (w *world) get(name string) *engine.KV {
+// get reads one of this test's keys, zero if it is missing.
+func (w *world) get(name string) engine.KV {
 	w.Helper()
 	res := w.read(engine.RangeRequest{Key: w.key(name)})
 	if len(res.KVs) == 0 {
-		return nil
+		return engine.KV{}
 	}
-	return &res.KVs[0]
+	return res.KVs[0]
 }
 
 // text is this test's keys in the order of the answer, as "name=value …".

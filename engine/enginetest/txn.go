@@ -110,7 +110,7 @@ var txnTests = []test{
 		if kv := w.get("bytes"); !bytes.Equal(kv.Value, value) {
 			w.Fatalf("got %q", kv.Value)
 		}
-		if kv := w.get("empty"); kv == nil || len(kv.Value) != 0 {
+		if kv := w.get("empty"); kv.Version != 1 || len(kv.Value) != 0 {
 			w.Fatalf("got %+v", kv)
 		}
 	}},

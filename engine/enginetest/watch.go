@@ -86,8 +86,8 @@ var watchTests = []test{
 			ctx, cancel := context.WithCancel(w.ctx)
 			b := w.next(w.Engine.Watch(ctx, engine.WatchRequest{Key: w.prefix, End: engine.PrefixEnd(w.prefix), Revision: next}))
 			cancel()
-			if b.Err != nil {
-				w.Fatal(b.Err)
+			if b.Err != nil || b.Revision < next {
+				w.Fatalf("a watch from revision %d delivers %+v", next, b)
 			}
 			all = append(all, b)
 			next = b.Revision + 1
