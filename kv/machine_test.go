@@ -83,6 +83,12 @@ func readProgram(t *testing.T, input string) (*program, map[string]engine.KV) {
 			p.txn.Else = append(p.txn.Else, readOp(w[1:]))
 		case "fence":
 			p.fences = append(p.fences, Fence{Resource: w[1], Token: holdfast.Token(number(t, w[2]))})
+		case "request":
+			id, err := engine.ParseRequestID(w[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.request = &id
 		case "session":
 			p.lease = engine.LeaseID(number(t, w[1]))
 		case "before":
