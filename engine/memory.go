@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -303,11 +304,11 @@ func (m *Memory) commit() {
 		return
 	}
 	for _, w := range m.watchers {
-		for i := range made {
-			if w.span.has(made[i].kv.Key) {
-				w.signal()
-				break
-			}
+		if slices.ContainsFunc(made, func(c change) bool { return w.span.has(c.kv.Key) }) {
+			w.pending = true
+			w.signal()
+		} else if !w.pending {
+			w.quiet = m.store.rev
 		}
 	}
 }

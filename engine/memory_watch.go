@@ -22,6 +22,11 @@ const (
 type memoryWatch struct {
 	span span
 	wake chan struct{} // holds one signal: there may be something new
+
+	// Guarded by the Memory's mu: while nothing is pending, nothing for the
+	// watch has happened up to revision quiet, so compaction does not end it.
+	pending bool
+	quiet   int64
 }
 
 func (w *memoryWatch) signal() {
@@ -34,7 +39,7 @@ func (w *memoryWatch) signal() {
 // Watch implements [Engine].
 func (m *Memory) Watch(ctx context.Context, req WatchRequest) <-chan WatchBatch {
 	out := make(chan WatchBatch, 1)
-	w := &memoryWatch{span: span{req.Key, req.End}, wake: make(chan struct{}, 1)}
+	w := &memoryWatch{span: span{req.Key, req.End}, wake: make(chan struct{}, 1), pending: true}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if req.Revision == 0 {
@@ -138,6 +143,12 @@ func (m *Memory) closeWatch(req WatchRequest, next int64, out chan WatchBatch) {
 func (m *Memory) batch(w *memoryWatch, req WatchRequest, next int64) (b WatchBatch, more bool) {
 	m.mu.Lock()
 	rev, compacted, log, logged, outage := m.store.rev, m.store.compacted, m.store.log, m.store.logged, m.outage != nil
+	if !w.pending {
+		next = max(next, w.quiet+1)
+	}
+	if !outage && next <= rev+1 {
+		w.pending, w.quiet = false, rev // unless the batch is cut short below
+	}
 	m.mu.Unlock()
 	switch {
 	case outage || next > rev+1:
@@ -151,6 +162,9 @@ func (m *Memory) batch(w *memoryWatch, req WatchRequest, next int64) (b WatchBat
 	b.Revision = next - 1
 	for r := max(next, logged); r <= rev; r++ {
 		if len(b.Events) >= watchBatchEvents {
+			m.mu.Lock()
+			w.pending = true
+			m.mu.Unlock()
 			return b, true
 		}
 		for _, ch := range log[r-logged] {

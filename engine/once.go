@@ -76,62 +76,83 @@ type OnceResult struct {
 
 // Once applies t at most once, however often it is sent: by this call, which
 // resends it until the outcome is known or ctx ends, or by later calls with the
-// same id. It is recorded only if it writes, that is if t.If holds; a
-// transaction whose guard fails changes nothing, so a repetition may find
-// otherwise. It fails with ErrLost when the session is gone, and an error with
-// the outcome Unknown carries the id for [Resolve].
+// same id. t.Else may only read. A t whose guard fails is answered by Else and
+// is not recorded if its first attempt finds so; after an attempt without an
+// answer the refusal is recorded as well, so that it stays one. Once fails with
+// ErrLost when the session is gone; an error with the outcome Unknown carries
+// the id for [Resolve].
 //
 // Source: Lee et al., "Implementing Linearizability at Large Scale and Low
 // Latency" (RIFL, 2015).
 func Once(ctx context.Context, e Engine, attempt time.Duration, id RequestID, t Txn) (OnceResult, error) {
-	session := SessionKey(id.Session)
-	inner := Txn{
-		If:   append([]Compare{Exists(session)}, t.If...),
-		Then: append([]Op{PutLeased(id.key(), []byte(id.applied()), LeaseID(id.Session))}, t.Then...),
-		Else: append([]Op{GetRange(RangeRequest{Key: session, KeysOnly: true})}, t.Else...),
+	res, _, err := once(ctx, e, attempt, id, t)
+	return res, err
+}
+
+// once is Once; sure says that no attempt of this call ended unknown.
+func once(ctx context.Context, e Engine, attempt time.Duration, id RequestID, t Txn) (result OnceResult, sure bool, err error) {
+	result.Request = id
+	for _, op := range t.Else {
+		if op.Kind != OpGet {
+			return result, true, id.err(holdfast.CodeInvalid, holdfast.NotApplied, "Else may only read")
+		}
 	}
-	var (
-		res    TxnResult
-		before = holdfast.NotApplied // the outcome of the attempts before the one that was answered
-	)
-	err := resend(ctx, attempt, func(ctx context.Context) (err error) {
-		res, err = e.Txn(ctx, Txn{
-			If:   []Compare{id.settled()},
-			Then: []Op{Get(id.key())},
-			Else: []Op{Nested(inner)},
-		})
+	var res TxnResult
+	sure = true
+	err = resend(ctx, attempt, func(ctx context.Context) (err error) {
+		res, err = e.Txn(ctx, id.recorded(t, !sure))
 		if err != nil && holdfast.OutcomeOf(err) != holdfast.NotApplied {
-			before = holdfast.Unknown
+			sure = false
 		}
 		return err
 	})
-	if err != nil {
-		if holdfast.OutcomeOf(err) == holdfast.Unknown {
-			err = &holdfast.Error{Code: holdfast.CodeOf(err), Outcome: holdfast.Unknown, Request: id.String(), Err: err}
-		}
-		return OnceResult{Request: id}, err
-	}
-	if res.Succeeded { // something stands in the slot already
+	switch {
+	case err != nil && holdfast.OutcomeOf(err) == holdfast.Unknown:
+		return result, sure, &holdfast.Error{Code: holdfast.CodeOf(err), Outcome: holdfast.Unknown, Request: id.String(), Err: err}
+	case err != nil:
+		return result, sure, err
+	case res.Succeeded: // something stands in the slot already
 		outcome, rev := id.verdict(res.Results[0].Range.KVs[0])
 		switch outcome {
 		case holdfast.Applied:
-			return OnceResult{TxnResult: TxnResult{Revision: rev, Succeeded: true}, Request: id, Duplicate: true}, nil
+			result.TxnResult, result.Duplicate = TxnResult{Revision: rev, Succeeded: true}, true
+			return result, sure, nil
 		case holdfast.NotApplied:
-			return OnceResult{Request: id}, id.err(holdfast.CodeCanceled, holdfast.NotApplied, "cancelled by resolve")
+			return result, sure, id.err(holdfast.CodeCanceled, holdfast.NotApplied, "refused or cancelled before")
 		case holdfast.Unknown:
 		}
-		return OnceResult{Request: id}, id.err(holdfast.CodeConflict, holdfast.Unknown, "a later request has taken its slot")
+		return result, sure, id.err(holdfast.CodeConflict, holdfast.Unknown, "a later request has taken its slot")
 	}
 	got := *res.Results[0].Txn
 	if !got.Succeeded && len(got.Results[0].Range.KVs) == 0 {
 		// An earlier attempt may have been applied, and its record gone with the
 		// session.
-		return OnceResult{Request: id}, id.err(holdfast.CodeLost, before, "session "+id.Session.String()+" is gone")
+		return result, sure, id.err(holdfast.CodeLost, holdfast.Unknown, "session "+id.Session.String()+" is gone")
 	}
-	return OnceResult{
-		TxnResult: TxnResult{Revision: res.Revision, Succeeded: got.Succeeded, Results: got.Results[1:]},
-		Request:   id,
-	}, nil
+	ops := len(t.Then)
+	if !got.Succeeded {
+		ops = len(t.Else)
+	}
+	result.TxnResult = TxnResult{Revision: res.Revision, Succeeded: got.Succeeded, Results: got.Results[1 : 1+ops]}
+	return result, sure, nil
+}
+
+// recorded is t with its dedup record. With final, a refusal is recorded too:
+// an earlier attempt, still under way, might else find t's guard true again.
+func (r RequestID) recorded(t Txn, final bool) Txn {
+	session := SessionKey(r.Session)
+	inner := Txn{
+		If:   append([]Compare{Exists(session)}, t.If...),
+		Then: append([]Op{PutLeased(r.key(), []byte(r.applied()), LeaseID(r.Session))}, t.Then...),
+		Else: append([]Op{GetRange(RangeRequest{Key: session, KeysOnly: true})}, t.Else...),
+	}
+	if final {
+		inner.Else = append(inner.Else, Nested(Txn{
+			If:   []Compare{Exists(session)},
+			Then: []Op{PutLeased(r.key(), []byte(r.cancelled()), LeaseID(r.Session))},
+		}))
+	}
+	return Txn{If: []Compare{r.settled()}, Then: []Op{Get(r.key())}, Else: []Op{Nested(inner)}}
 }
 
 // Resolve settles a request whose outcome is unknown, for good: it finds that
@@ -185,7 +206,10 @@ func (s *Session) Once(ctx context.Context, t Txn) (OnceResult, error) {
 	if err != nil {
 		return OnceResult{}, err
 	}
-	res, err := Once(ctx, s.engine, s.cfg.Attempt, id, t)
+	res, sure, err := once(ctx, s.engine, s.cfg.Attempt, id, t)
+	if sure && errors.Is(err, holdfast.ErrLost) { // nobody else sends this id
+		err = id.err(holdfast.CodeLost, holdfast.NotApplied, "session "+s.cfg.ID.String()+" is gone")
+	}
 	s.slots.put(id, holdfast.OutcomeOf(err) == holdfast.Unknown)
 	return res, err
 }

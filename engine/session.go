@@ -36,6 +36,19 @@ type Session struct {
 // OpenSession opens a session on e. It tries until ctx ends; afterwards ctx no
 // longer matters, and Close ends the session.
 func OpenSession(ctx context.Context, e Engine, cfg SessionConfig) (*Session, error) {
+	for {
+		s, err := openSession(ctx, e, cfg)
+		if !errors.Is(err, holdfast.ErrLost) || ctx.Err() != nil {
+			return s, err
+		}
+		// It was so slow that the session ran out before it was complete.
+		if cfg.ID != 0 {
+			cfg.ID++
+		}
+	}
+}
+
+func openSession(ctx context.Context, e Engine, cfg SessionConfig) (*Session, error) {
 	l, err := StartLifeline(ctx, Leases(e), cfg)
 	if err != nil {
 		return nil, err
@@ -71,7 +84,9 @@ func (l leases) OpenSession(ctx context.Context, rec SessionRecord) (SessionInfo
 	id, key := LeaseID(rec.ID), SessionKey(rec.ID)
 	ttl, err := l.engine.Grant(ctx, id, rec.TTL)
 	if errors.Is(err, holdfast.ErrConflict) { // an earlier attempt of ours: count its TTL from now
-		ttl, err = l.engine.Renew(ctx, id)
+		if ttl, err = l.engine.Renew(ctx, id); errors.Is(err, holdfast.ErrNotFound) {
+			err = &holdfast.Error{Key: key, Op: "open", Code: holdfast.CodeNoQuorum, Outcome: holdfast.NotApplied, Err: err} // it just ran out
+		}
 	}
 	if err != nil {
 		return SessionInfo{}, err

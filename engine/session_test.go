@@ -231,6 +231,9 @@ func TestOnce_BranchesAndLostSession(t *testing.T) {
 		if err != nil || second.Succeeded || len(second.Results) != 1 || second.Results[0].Range.KVs[0].ModRevision != first.Revision {
 			t.Fatalf("%+v, %v", second, err)
 		}
+		if _, err := s.Once(t.Context(), engine.Txn{Else: []engine.Op{engine.Put("k", nil)}}); !errors.Is(err, holdfast.ErrInvalid) {
+			t.Errorf("a write in Else: %v", err)
+		}
 		if err := m.Revoke(t.Context(), engine.LeaseID(s.ID())); err != nil {
 			t.Fatal(err)
 		}
@@ -287,6 +290,53 @@ func TestResolve(t *testing.T) {
 			t.Errorf("applied %d times", v)
 		}
 	})
+}
+
+// TestOnce_ARefusalStaysOne: the first attempt is delayed, the second finds the
+// guard false, and then the first arrives when it is true again.
+func TestOnce_ARefusalStaysOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := engine.NewMemory(engine.MemoryConfig{})
+		defer m.Close()
+		late := &lateFirst{Engine: m}
+		s := open(t, late, engine.SessionConfig{})
+		defer s.Close(t.Context())
+		if _, err := s.Once(t.Context(), engine.Txn{Then: []engine.Op{engine.Put("k", nil)}}); err != nil {
+			t.Fatal(err)
+		}
+		late.armed = true
+		res, err := s.Once(t.Context(), engine.Txn{
+			If: []engine.Compare{engine.Missing("k")}, Then: []engine.Op{engine.Put("k", []byte("again"))}, Else: []engine.Op{engine.Get("k")},
+		})
+		if err != nil || res.Succeeded || len(res.Results) != 1 {
+			t.Fatalf("%+v, %v", res, err)
+		}
+		if _, err := m.Txn(t.Context(), engine.Txn{Then: []engine.Op{engine.Delete("k")}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Txn(t.Context(), late.held); err != nil {
+			t.Fatal(err)
+		}
+		if exists(t, m, "k") {
+			t.Error("applied after it was refused")
+		}
+	})
+}
+
+// lateFirst keeps the first transaction after it was armed from arriving.
+type lateFirst struct {
+	engine.Engine
+	armed bool
+	held  engine.Txn
+}
+
+func (l *lateFirst) Txn(ctx context.Context, t engine.Txn) (engine.TxnResult, error) {
+	if l.armed {
+		l.armed, l.held = false, t
+		<-ctx.Done()
+		return engine.TxnResult{}, ctx.Err()
+	}
+	return l.Engine.Txn(ctx, t)
 }
 
 func TestOnce_SlotsAreBounded(t *testing.T) {
