@@ -146,7 +146,7 @@ func (d dev) commands() []string {
 		at + "status",
 		at + `lock run jobs/demo -- sh -c 'echo "I hold $HOLDFAST_LOCK with token $HOLDFAST_TOKEN"'`,
 		at + "kv put greeting hello",
-		at + `election run boss -- sh -c 'echo "I lead $HOLDFAST_ELECTION with token $HOLDFAST_TOKEN"'`,
+		at + "doctor",
 	}
 	if _, err := exec.LookPath("curl"); err == nil {
 		return append(lines, `curl -sS -H 'Content-Type: application/json' -d '{"key":"greeting"}' `+d.cluster.Endpoints()[0]+"/holdfast.v1.KVService/Get")

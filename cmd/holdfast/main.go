@@ -57,6 +57,7 @@ type grammar struct {
 	Dev        devCmd        `cmd:"" group:"start" help:"Run three nodes on this machine to try things out."`
 	Serve      serveCmd      `cmd:"" group:"start" help:"Run one node."`
 	Status     statusCmd     `cmd:"" group:"look" help:"Show the nodes and how they are."`
+	Doctor     doctorCmd     `cmd:"" group:"look" help:"Try everything through the real API and explain what is wrong."`
 	Lock       lockCmd       `cmd:"" group:"use" help:"Run commands under locks; look at locks."`
 	Election   electionCmd   `cmd:"" group:"use" help:"Run commands while leading; look at elections."`
 	Members    membersCmd    `cmd:"" group:"use" help:"Register in groups; look at who is there."`

@@ -130,17 +130,7 @@ func look(ctx context.Context, a *app) (clusterJSON, error) {
 		return clusterJSON{}, err
 	}
 	defer c.Close() //nolint:errcheck // it always succeeds
-	endpoints := c.Endpoints()
-	mctx, cancel := context.WithTimeout(ctx, memberPatience)
-	members, err := c.Members(mctx)
-	cancel()
-	if err == nil {
-		for _, m := range members {
-			if len(m.APIURLs) > 0 && !slices.ContainsFunc(m.APIURLs, func(u string) bool { return slices.Contains(endpoints, u) }) {
-				endpoints = append(endpoints, m.APIURLs[0])
-			}
-		}
-	}
+	endpoints := withMembers(ctx, c, c.Endpoints())
 	all := c
 	if len(endpoints) > len(c.Endpoints()) {
 		where.Endpoints = endpoints
@@ -159,6 +149,23 @@ func look(ctx context.Context, a *app) (clusterJSON, error) {
 		return strings.Compare(a.Name+" "+a.Endpoint, b.Name+" "+b.Endpoint)
 	})
 	return s, nil
+}
+
+// withMembers adds the nodes that the cluster names to the endpoints.
+func withMembers(ctx context.Context, c *client.Client, endpoints []string) []string {
+	ctx, cancel := context.WithTimeout(ctx, memberPatience)
+	defer cancel()
+	members, err := c.Members(ctx)
+	if err != nil {
+		return endpoints // without a majority nobody can name them
+	}
+	for _, m := range members {
+		known := slices.ContainsFunc(m.APIURLs, func(u string) bool { return slices.Contains(endpoints, u) })
+		if len(m.APIURLs) > 0 && !known {
+			endpoints = append(endpoints, m.APIURLs[0])
+		}
+	}
+	return endpoints
 }
 
 // memberPatience is how long the list of nodes may take; without a majority
