@@ -16,6 +16,7 @@ import (
 )
 
 func TestGrowAndShrink(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	cfg.Name, cfg.ListenPeer = "n0", freeURL(t)
 	first := start(t, cfg)
@@ -74,6 +75,7 @@ func TestGrowAndShrink(t *testing.T) {
 
 // TestPromoteWaits promotes a learner that never comes.
 func TestPromoteWaits(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	cfg.ListenPeer = freeURL(t)
 	n := start(t, cfg)
@@ -90,6 +92,7 @@ func TestPromoteWaits(t *testing.T) {
 
 // TestNewAddress restarts a member that is reached elsewhere.
 func TestNewAddress(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	n := start(t, cfg)
 	if err := n.Close(); err != nil {
@@ -104,6 +107,7 @@ func TestNewAddress(t *testing.T) {
 
 // TestCutOff takes the majority away: calls end, watches fall silent.
 func TestCutOff(t *testing.T) {
+	t.Parallel()
 	c := startTrio(t)
 	watch := c.nodes[0].Watch(t.Context(), engine.WatchRequest{Key: "kv/a", Progress: true})
 	if b := <-watch; b.Err != nil || b.Revision == 0 {
@@ -138,6 +142,7 @@ func TestCutOff(t *testing.T) {
 
 // TestCorruptMemberIsRefused changes a value behind a member's back.
 func TestCorruptMemberIsRefused(t *testing.T) {
+	t.Parallel()
 	c := startTrio(t)
 	put(t, c.nodes[0], "kv/a")
 	const bad = 2
@@ -166,10 +171,11 @@ func TestCorruptMemberIsRefused(t *testing.T) {
 	if !errors.Is(err, holdfast.ErrInvalid) || n != nil {
 		t.Fatalf("a member with other data starts: %v", err)
 	}
-	put(t, c.nodes[0], "kv/b")
+	write(t, c.nodes[0], "kv/b", "goes on")
 }
 
 func TestEtcdctlReads(t *testing.T) {
+	t.Parallel()
 	bin, err := exec.LookPath("etcdctl")
 	if err != nil {
 		t.Skip("needs etcdctl: install the Debian package etcd-client")

@@ -76,6 +76,7 @@ func TestLogBridge(t *testing.T) {
 	}})
 	l := zapLogger(slog.New(h), slog.LevelWarn)
 	l.Info("quiet")
+	l.Warn(groundless[0])
 	l.Named("raft").With(zap.String("member", "a")).Warn("slow", zap.Duration("took", time.Second), zap.Error(errors.New("x")))
 	if want := "level=WARN msg=\"etcd: slow\" member=a logger=raft took=1s error=x\n"; out.String() != want {
 		t.Errorf("got  %swant %s", out.String(), want)

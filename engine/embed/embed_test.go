@@ -144,7 +144,7 @@ func TestEngineSingle(t *testing.T) {
 		cfg := quick(t)
 		n := start(t, cfg)
 		return enginetest.Harness{
-			Engine: n, MinTTL: time.Second,
+			Engine: n, MinTTL: 2 * time.Second,
 			Restart: func(t *testing.T) engine.Engine {
 				if err := n.Close(); err != nil {
 					t.Fatal(err)
@@ -159,7 +159,7 @@ func TestEngineCluster(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) enginetest.Harness {
 		c := startTrio(t)
 		return enginetest.Harness{
-			Engine: c.nodes[0], MinTTL: time.Second,
+			Engine: c.nodes[0], MinTTL: 2 * time.Second,
 			LoseLeader: func(t *testing.T) {
 				for c.leader(t) == 0 { // the engine that is tested must live
 					if err := c.nodes[0].HandOver(t.Context()); err != nil {

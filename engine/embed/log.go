@@ -45,9 +45,15 @@ func (c slogCore) With(fields []zapcore.Field) zapcore.Core {
 	return slogCore{h: c.h.WithAttrs(attrs(fields)), level: c.level}
 }
 
+// groundless are warnings of etcd about what is meant to be as it is.
+var groundless = []string{
+	"Running http and grpc server on single port. This is not recommended for production.",
+	"simple token is not cryptographically signed", // of users, which are off
+}
+
 // Check implements zapcore.Core.
 func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
+	if c.Enabled(e.Level) && !slices.Contains(groundless, e.Message) {
 		return ce.AddCore(e, c)
 	}
 	return ce

@@ -69,6 +69,7 @@ func wantValues(t *testing.T, got <-chan string, want ...string) {
 // TestMemberCutOffFromItsPeersIsLeft cuts each member in turn off from the
 // others while clients still reach it.
 func TestMemberCutOffFromItsPeersIsLeft(t *testing.T) {
+	t.Parallel()
 	c := startTrioWith(t, func(cfg *Config) { cfg.ListenClient = freeURL(t) })
 	var ends []string
 	for _, cfg := range c.cfgs {
@@ -192,6 +193,7 @@ func (w waiting) Write(b []byte) (int, error) {
 // TestBlackHoleIsLeft swallows all packets on the way to one endpoint after the
 // other; no connection breaks.
 func TestBlackHoleIsLeft(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	cfg.ListenClient = freeURL(t)
 	start(t, cfg)

@@ -95,6 +95,7 @@ func wantFresh(tb testing.TB, e engine.Engine, lease engine.LeaseID, epoch strin
 }
 
 func TestRestore(t *testing.T) {
+	t.Parallel()
 	const lease = 77
 	n := start(t, quick(t))
 	openSession(t, n, lease)
@@ -158,6 +159,7 @@ func TestRestore(t *testing.T) {
 }
 
 func TestRestoreCluster(t *testing.T) {
+	t.Parallel()
 	const lease = 77
 	n := start(t, quick(t))
 	put(t, n, "kv/x")
@@ -206,6 +208,7 @@ func TestRestoreCluster(t *testing.T) {
 }
 
 func TestRestoreRefuses(t *testing.T) {
+	t.Parallel()
 	n := start(t, quick(t))
 	put(t, n, "a")
 	file := backup(t, n)
@@ -241,6 +244,7 @@ func TestRestoreRefuses(t *testing.T) {
 
 // TestFinishRestoreOnce lets several finish one restore at the same time.
 func TestFinishRestoreOnce(t *testing.T) {
+	t.Parallel()
 	n := start(t, quick(t))
 	var wg sync.WaitGroup
 	for range 8 {

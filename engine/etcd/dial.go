@@ -65,7 +65,7 @@ func (n *network) first(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.DialTimeout)
 	defer cancel()
 	for {
-		err := n.round(ctx)
+		err := n.round(ctx, n.cfg.DialTimeout)
 		if err == nil {
 			return nil
 		}
@@ -89,15 +89,15 @@ func (n *network) watch() {
 		if h.err == nil {
 			continue
 		}
-		for n.round(n.stop) != nil && wait(n.stop, roundPause, nil) {
+		for n.round(n.stop, n.cfg.ProbeTimeout) != nil && wait(n.stop, roundPause, nil) {
 		}
 	}
 }
 
 // round probes all members at once and moves to the best: the leader, because
 // the others pass everything on to it, else the first to answer.
-func (n *network) round(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.ProbeTimeout)
+func (n *network) round(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	type answer struct {
 		m *member

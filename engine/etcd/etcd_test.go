@@ -92,7 +92,7 @@ func TestEngineOnEmbeddedNode(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) enginetest.Harness {
 		cfg := quick(t)
 		startNode(t, cfg)
-		return enginetest.Harness{Engine: dial(t, etcd.Config{Endpoints: []string{cfg.ListenClient}}), MinTTL: time.Second}
+		return enginetest.Harness{Engine: dial(t, etcd.Config{Endpoints: []string{cfg.ListenClient}}), MinTTL: 2 * time.Second}
 	})
 }
 
@@ -131,7 +131,7 @@ func startEtcd(tb testing.TB, args ...string) (endpoint string) {
 
 func TestEngineOnDebiansEtcd(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) enginetest.Harness {
-		return enginetest.Harness{Engine: dial(t, etcd.Config{Endpoints: []string{startEtcd(t)}}), MinTTL: time.Second}
+		return enginetest.Harness{Engine: dial(t, etcd.Config{Endpoints: []string{startEtcd(t)}}), MinTTL: 2 * time.Second}
 	})
 }
 
@@ -196,7 +196,7 @@ func TestEngineOnCluster(t *testing.T) {
 		}
 		return enginetest.Harness{
 			Engine: dial(t, etcd.Config{Endpoints: ends, ProbeTimeout: 500 * time.Millisecond}),
-			MinTTL: time.Second,
+			MinTTL: 2 * time.Second,
 			LoseLeader: func(t *testing.T) {
 				i := leader(t, nodes)
 				if err := nodes[i].Kill(); err != nil {
