@@ -132,11 +132,15 @@ func TestCutOff(t *testing.T) {
 		t.Errorf("status %+v, %v", st, err)
 	}
 	c.start(t, 1, 2)
-	for b := range watch { // what comes is from after the return
+	write(t, c.nodes[1], "kv/a", "back")
+	events := 0
+	for b := range watch {
 		if b.Err != nil {
 			t.Fatal(b.Err)
 		}
-		return
+		if events += len(b.Events); events > 0 {
+			break
+		}
 	}
 }
 
