@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"holdfast.dev"
 	"holdfast.dev/engine"
@@ -351,4 +353,36 @@ func TestKV_FencedAndLeased(t *testing.T) {
 	wants(t, err, holdfast.CodeNotFound, holdfast.NotApplied)
 	_, err = c.kv.Put(ctx, &v1.PutRequest{Key: "leased", Session: s})
 	wants(t, err, holdfast.CodeLost, holdfast.NotApplied)
+}
+
+func TestTraces(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	p := trace.NewTracerProvider(trace.WithSyncer(spans))
+	c := start(t, func(cfg *server.Config) { cfg.Tracer = p }).caller(t, "")
+	c.acquire(c.open(), "x")
+	var names []string
+	for _, s := range spans.GetSpans() {
+		names = append(names, s.Name)
+	}
+	if got := strings.Join(names, " "); got != "holdfast.v1.SessionService/Open holdfast.v1.LockService/Acquire" {
+		t.Errorf("spans %s", got)
+	}
+}
+
+// A write without a request id hangs on the node's own session. When that is
+// gone, the caller is not told that his is.
+func TestPut_NodeLosesItsOwnSession(t *testing.T) {
+	n := start(t, nil)
+	c := n.caller(t, "")
+	recs, err := engine.Sessions(t.Context(), n.engine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range recs {
+		if err := n.engine.Revoke(t.Context(), engine.LeaseID(rec.ID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = c.kv.Put(t.Context(), &v1.PutRequest{Key: "k"})
+	wants(t, err, holdfast.CodeNoQuorum, holdfast.NotApplied)
 }

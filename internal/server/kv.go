@@ -32,9 +32,16 @@ type write struct {
 	leased  bool
 }
 
-// writer is the store that makes a write for the caller, and the options.
-func (s *Server) writer(ctx context.Context, w write) (*kv.Store, []kv.WriteOption, error) {
-	fail := func(err error) (*kv.Store, []kv.WriteOption, error) { return nil, nil, named("kv", w.key, w.op, err) }
+// writer is what makes one write for the caller.
+type writer struct {
+	*kv.Store
+	opts []kv.WriteOption
+	own  bool // under the node's own session
+}
+
+// writer finds who makes a write, after the checks.
+func (s *Server) writer(ctx context.Context, w write) (writer, error) {
+	fail := func(err error) (writer, error) { return writer{}, named("kv", w.key, w.op, err) }
 	if w.fence != nil {
 		w.names = append(w.names, w.fence.GetResource())
 		w.opts = append(w.opts, kv.Fenced(w.fence.GetResource(), holdfast.Token(w.fence.GetToken())))
@@ -66,9 +73,9 @@ func (s *Server) writer(ctx context.Context, w write) (*kv.Store, []kv.WriteOpti
 			return fail(err)
 		}
 		c.Request = &id
-		return s.store.For(c), w.opts, nil
+		return writer{Store: s.store.For(c), opts: w.opts}, nil
 	case w.session != "":
-		return s.store.For(c), w.opts, nil
+		return writer{Store: s.store.For(c), opts: w.opts}, nil
 	}
 	// Without either, the node's own session sees to it that the write happens
 	// once while it tries.
@@ -76,16 +83,25 @@ func (s *Server) writer(ctx context.Context, w write) (*kv.Store, []kv.WriteOpti
 	if err != nil {
 		return fail(err)
 	}
-	return p.store, w.opts, nil
+	return writer{Store: p.store, opts: w.opts, own: true}, nil
 }
 
-// settled takes the request id out of an error of the node's own session, which
-// the caller cannot resolve.
-func settled(request string, err error) error {
-	if e, ok := errors.AsType[*holdfast.Error](err); ok && request == "" && holdfast.OutcomeOf(err) == holdfast.Unknown {
-		return &holdfast.Error{Op: e.Op, Key: e.Key, Code: e.Code, Outcome: e.Outcome, Err: plainError{e.Err}}
+// mend turns an error of the node's own session into what it means to the
+// caller: the session that is lost is not his, and its request ids are none
+// that he could resolve.
+func (w writer) mend(err error) error {
+	e, ok := errors.AsType[*holdfast.Error](err)
+	if !ok || !w.own {
+		return err
 	}
-	return err
+	m := &holdfast.Error{Op: e.Op, Key: e.Key, Code: e.Code, Outcome: e.Outcome, Err: e.Err}
+	if m.Code == holdfast.CodeLost || m.Code == holdfast.CodeClosed {
+		m.Code, m.Err = holdfast.CodeNoQuorum, plainError{e.Err}
+	}
+	if m.Outcome == holdfast.Unknown {
+		m.Err = plainError{e.Err}
+	}
+	return m
 }
 
 // plainError is an error without what it wraps.
@@ -110,46 +126,46 @@ func conditions(rev int64, missing bool) []kv.WriteOption {
 }
 
 func (s kvService) Put(ctx context.Context, req *v1.PutRequest) (*v1.PutResponse, error) {
-	st, opts, err := s.writer(ctx, write{
+	st, err := s.writer(ctx, write{
 		op: "put", key: req.GetKey(), names: []string{req.GetKey()}, request: req.GetRequestId(), session: req.GetSession(),
 		leased: true, fence: req.GetFence(), opts: conditions(req.GetIfRevision(), req.GetIfMissing()),
 	})
 	if err != nil {
 		return nil, err
 	}
-	rev, err := st.Put(ctx, req.GetKey(), wire.Bytes(req), opts...)
+	rev, err := st.Put(ctx, req.GetKey(), wire.Bytes(req), st.opts...)
 	if err != nil {
-		return nil, settled(req.GetRequestId(), err)
+		return nil, st.mend(err)
 	}
 	return &v1.PutResponse{Revision: rev}, nil
 }
 
 func (s kvService) Delete(ctx context.Context, req *v1.DeleteRequest) (*v1.DeleteResponse, error) {
-	st, opts, err := s.writer(ctx, write{
+	st, err := s.writer(ctx, write{
 		op: "delete", key: req.GetKey(), names: []string{req.GetKey()}, request: req.GetRequestId(),
 		fence: req.GetFence(), opts: conditions(req.GetIfRevision(), false),
 	})
 	if err != nil {
 		return nil, err
 	}
-	d, err := st.Delete(ctx, req.GetKey(), opts...)
+	d, err := st.Delete(ctx, req.GetKey(), st.opts...)
 	if err != nil {
-		return nil, settled(req.GetRequestId(), err)
+		return nil, st.mend(err)
 	}
 	return &v1.DeleteResponse{Revision: d.Revision, Existed: d.Existed}, nil
 }
 
 func (s kvService) CompareAndSet(ctx context.Context, req *v1.CompareAndSetRequest) (*v1.CompareAndSetResponse, error) {
-	st, opts, err := s.writer(ctx, write{
+	st, err := s.writer(ctx, write{
 		op: "compare and set", key: req.GetKey(), names: []string{req.GetKey()}, request: req.GetRequestId(),
 		session: req.GetSession(), leased: true, fence: req.GetFence(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	rev, err := st.CompareAndSet(ctx, req.GetKey(), req.GetExpect(), wire.Bytes(req), opts...)
+	rev, err := st.CompareAndSet(ctx, req.GetKey(), req.GetExpect(), wire.Bytes(req), st.opts...)
 	if err != nil {
-		return nil, settled(req.GetRequestId(), err)
+		return nil, st.mend(err)
 	}
 	return &v1.CompareAndSetResponse{Revision: rev}, nil
 }
@@ -159,15 +175,15 @@ func (s kvService) Txn(ctx context.Context, req *v1.TxnRequest) (*v1.TxnResponse
 	if err != nil {
 		return nil, named("kv", "", "transaction", err)
 	}
-	st, opts, err := s.writer(ctx, write{
+	st, err := s.writer(ctx, write{
 		op: "transaction", names: names, request: req.GetRequestId(), session: req.GetSession(), fence: req.GetFence(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	res, err := st.Txn(ctx, t, opts...)
+	res, err := st.Txn(ctx, t, st.opts...)
 	if err != nil {
-		return nil, settled(req.GetRequestId(), err)
+		return nil, st.mend(err)
 	}
 	resp := &v1.TxnResponse{Succeeded: res.Succeeded, Revision: res.Revision}
 	for _, r := range res.Results {

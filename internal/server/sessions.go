@@ -33,13 +33,22 @@ type register struct {
 
 	mu      sync.Mutex // guards the fields below
 	owner   map[engine.SessionID]string
-	opening map[engine.SessionID]string // counted already, not seen yet
-	count   map[string]int              // of each principal, both kinds
+	opening map[engine.SessionID]opening // counted already, not seen yet
+	count   map[string]int               // of each principal, both kinds
 }
 
 func newRegister(most, each int) *register {
-	return &register{max: most, each: each, owner: map[engine.SessionID]string{}, opening: map[engine.SessionID]string{}, count: map[string]int{}}
+	return &register{max: most, each: each, owner: map[engine.SessionID]string{}, opening: map[engine.SessionID]opening{}, count: map[string]int{}}
 }
+
+// opening is a session that was asked for.
+type opening struct {
+	principal string
+	since     time.Time
+}
+
+// openingAtMost is how long a session that was opened may stay unseen.
+const openingAtMost = time.Minute
 
 // apply takes in what the watch tells.
 func (r *register) apply(u engine.Update) {
@@ -48,8 +57,12 @@ func (r *register) apply(u engine.Update) {
 	if u.Snapshot {
 		clear(r.owner)
 		clear(r.count)
-		for _, principal := range r.opening {
-			r.count[principal]++
+		for id, o := range r.opening {
+			if time.Since(o.since) > openingAtMost { // it came and went unseen
+				delete(r.opening, id)
+				continue
+			}
+			r.count[o.principal]++
 		}
 		for _, kv := range u.KVs {
 			r.add(kv)
@@ -113,7 +126,7 @@ func (r *register) reserve(id engine.SessionID, principal string) (failed func()
 	case r.count[principal] >= r.each:
 		return nil, exhausted(fmt.Errorf("%d sessions of %s", r.each, principal))
 	}
-	r.opening[id] = principal
+	r.opening[id] = opening{principal, time.Now()}
 	r.count[principal]++
 	return func() {
 		r.mu.Lock()

@@ -171,8 +171,8 @@ type ErrorDetail struct {
 	// The request whose outcome is unknown and can be settled by
 	// KVService.Resolve, or by the same call with the same request_id.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The token of what stands in the way, where there is one: the current
-	// holder's of a busy lock, the highest one seen of a refused token.
+	// The token of who stands in the way: with FenceRequired, of the leader that
+	// vanished.
 	Token uint64 `protobuf:"varint,6,opt,name=token,proto3" json:"token,omitempty"`
 	// Set when the server ended a long wait that goes on: call again with the
 	// same session and request_id within some seconds to keep the place in the
