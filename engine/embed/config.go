@@ -91,7 +91,7 @@ type Config struct {
 	Attempt time.Duration
 
 	// NoWait makes Start return before the member has found its cluster; then
-	// wait for [Node.Ready] before serving.
+	// wait with [Node.Wait] before serving.
 	NoWait bool
 
 	// Logger gets what etcd logs at LogLevel or above; default slog.Default().

@@ -149,7 +149,7 @@ func TestDefragmentWhenHalfEmpty(t *testing.T) {
 		st, err := n.Status(t.Context())
 		return err == nil && st.DBInUse < st.DBSize/2
 	})
-	if err := m.look(t.Context()); err != nil || size() != before {
+	if err := m.look(t.Context()); err != nil || size() < before {
 		t.Fatalf("defragmented while another does: %v", err)
 	}
 	if err := n.Revoke(t.Context(), 5); err != nil {

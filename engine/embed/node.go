@@ -80,14 +80,8 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if cfg.NoWait {
 		return n, nil
 	}
-	select {
-	case <-n.settled:
-		if n.settleErr == nil {
-			return n, nil
-		}
-		err = fail(holdfast.CodeOf(n.settleErr), n.settleErr)
-	case <-ctx.Done():
-		err = fail(holdfast.CodeNoQuorum, context.Cause(ctx))
+	if err = n.Wait(ctx); err == nil {
+		return n, nil
 	}
 	return nil, errors.Join(err, n.Kill()) //nolint:contextcheck // stopping must not stop halfway
 }
@@ -140,6 +134,24 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// Wait waits until the node is ready, for a node started with NoWait. It fails
+// when ctx ends, and when the node cannot become ready: its data differs from
+// that of the others, or it was closed. Close it then.
+func (n *Node) Wait(ctx context.Context) error {
+	var code holdfast.Code
+	var err error
+	select {
+	case <-n.settled:
+		if n.settleErr == nil {
+			return nil
+		}
+		code, err = holdfast.CodeOf(n.settleErr), n.settleErr
+	case <-ctx.Done():
+		code, err = holdfast.CodeNoQuorum, context.Cause(ctx)
+	}
+	return &holdfast.Error{Op: "start", Key: "node " + n.cfg.Name, Code: code, Outcome: holdfast.NotApplied, Err: err}
 }
 
 // Ready is closed when the node has joined its cluster and may be served from.
