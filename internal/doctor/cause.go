@@ -15,6 +15,10 @@ import (
 	"holdfast.dev/internal/wire"
 )
 
+// tlsRefusal is in the text of what the other side of a TLS connection says
+// before it hangs up; crypto/tls keeps the type to itself.
+const tlsRefusal = "remote error: tls: "
+
 // unreachable says why an endpoint gave no answer.
 func (f *findings) unreachable(s *seen) {
 	what, why, hint := "it gives no answer", text(s.err), "see whether it runs, and its log"
@@ -35,7 +39,7 @@ func (f *findings) unreachable(s *seen) {
 	case errors.As(s.err, &invalid) && invalid.Reason == x509.Expired:
 		what, why = "its certificate is expired or not valid yet", invalid.Error()
 		hint = "issue another one with holdfast cert; if it is not expired, compare the clocks of both machines"
-	case strings.Contains(s.err.Error(), "remote error: tls: "): // crypto/tls keeps the type to itself
+	case strings.Contains(s.err.Error(), tlsRefusal):
 		what = "it refuses the TLS connection"
 		hint = "it wants a client certificate of its authority: give one with --cert and --key"
 	case errors.As(s.err, &record) || strings.Contains(s.err.Error(), "server gave HTTP response to HTTPS client"):

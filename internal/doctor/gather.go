@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -78,7 +80,7 @@ func Run(ctx context.Context, cfg Config) Report {
 	var asking sync.WaitGroup
 	for i, u := range cfg.Endpoints {
 		all[i] = &seen{url: strings.TrimRight(u, "/")}
-		asking.Go(func() { all[i].ask(ctx, hc, cfg.Timeout) })
+		asking.Go(func() { all[i].ask(ctx, hc, cfg) })
 	}
 	asking.Wait()
 
@@ -112,14 +114,15 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // ask fills in what the endpoint says.
-func (s *seen) ask(ctx context.Context, hc *http.Client, timeout time.Duration) {
+func (s *seen) ask(ctx context.Context, hc *http.Client, cfg Config) {
 	bounded := func(f func(context.Context) error) error {
-		ctx, cancel := context.WithTimeout(ctx, timeout)
+		ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
 		defer cancel()
 		return f(ctx)
 	}
 	// The first request needs no rights and shows the certificate.
 	if s.err = bounded(func(ctx context.Context) error { return s.knock(ctx, hc) }); s.err != nil {
+		s.err = bounded(func(ctx context.Context) error { return s.listen(ctx, cfg.TLS, s.err) })
 		return
 	}
 	stub := holdfastv1connect.NewClusterServiceClient(hc, s.url)
@@ -164,6 +167,34 @@ func (s *seen) knock(ctx context.Context, hc *http.Client) error {
 		return errors.New("it answers, but not as a node of Holdfast: " + resp.Status)
 	}
 	return nil
+}
+
+// listen finds out why a node hung up. In TLS 1.3 it refuses a client's
+// certificate after the client has begun to write, and the client may see only
+// that it cannot.
+func (s *seen) listen(ctx context.Context, cfg *tls.Config, before error) error {
+	u, err := url.Parse(s.url)
+	if err != nil || u.Scheme != "https" {
+		return before
+	}
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	conn, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	if err == nil {
+		if end, ok := ctx.Deadline(); ok {
+			err = conn.SetReadDeadline(end)
+		}
+		if err == nil {
+			_, err = conn.Read(make([]byte, 1))
+		}
+		err = errors.Join(err, conn.Close())
+	}
+	if err != nil && strings.Contains(err.Error(), tlsRefusal) {
+		return err
+	}
+	return before
 }
 
 // report joins what was seen with what it means.
