@@ -198,38 +198,32 @@ func (p *plan) capacity(waiting []*wish) int {
 
 // grant gives what is free: to the queue in its order, to this agent's own
 // claims when nobody else waits, and, for a bounded number of times in a row,
-// from one of its own to the next ahead of the queue.
+// from one of its own to its next oldest ahead of other agents' claims.
 func (p *plan) grant(v view, waiting *[]*wish, freed bool) {
 	r := &p.next
 	if r.Delayed && (v.delaying || p.delay > 0) {
 		return
 	}
+	handover := freed && len(r.Holders) == 0
 	for {
-		own := -1 // the first local wish that is not in the queue
-		for i, w := range *waiting {
-			if find(r.Queue, Owner{w.Session, w.Request}) == nil {
-				own = i
-				break
-			}
+		var own *wish // this agent's oldest, in the queue or not
+		if len(*waiting) > 0 {
+			own = (*waiting)[0]
 		}
-		queued := len(r.Queue) > 0
 		switch {
-		case own >= 0 && (!queued || freed && r.Run < localRun && !v.dead((*waiting)[own].Session)) && p.free((*waiting)[own].Claim):
-			w := (*waiting)[own]
-			if w.Mode == Permits {
-				r.Capacity = w.capacity
-			}
-			p.hold(w.Claim)
-			*waiting = slices.Delete(*waiting, own, own+1)
-			if queued {
+		case own != nil && (len(r.Queue) == 0 || r.Queue[0].Agent != v.agent && handover && r.Run < localRun) && p.free(own.Claim):
+			if len(r.Queue) > 0 {
 				r.Run++
 			}
-		case queued && p.free(r.Queue[0]):
-			c := r.Queue[0]
-			r.Queue = slices.Delete(r.Queue, 0, 1)
-			p.hold(c)
-			*waiting = slices.DeleteFunc(*waiting, func(w *wish) bool { return w.is(Owner{c.Session, c.Request}) })
-			r.Run, freed = 0, false
+			if own.Mode == Permits {
+				r.Capacity = own.capacity
+			}
+			p.hold(own.Claim, waiting)
+		case len(r.Queue) > 0 && p.free(r.Queue[0]):
+			if r.Queue[0].Agent != v.agent {
+				r.Run, handover = 0, false
+			}
+			p.hold(r.Queue[0], waiting)
 		default:
 			return
 		}
@@ -248,7 +242,11 @@ func (p *plan) free(c Claim) bool {
 	return c.Mode == Shared || len(p.next.Holders) == 0 || used+c.Permits <= p.next.Capacity
 }
 
-func (p *plan) hold(c Claim) {
+// hold grants c, which waits no more.
+func (p *plan) hold(c Claim, waiting *[]*wish) {
+	o := Owner{c.Session, c.Request}
+	*waiting = slices.DeleteFunc(*waiting, func(w *wish) bool { return w.is(o) })
+	p.next.Queue = slices.DeleteFunc(p.next.Queue, func(q Claim) bool { return q.is(o) })
 	c.Granted = 0 // the write's own revision
 	c.Ready = p.next.Vanished == nil
 	p.next.Holders = append(p.next.Holders, c)
