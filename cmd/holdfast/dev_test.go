@@ -16,18 +16,22 @@ import (
 	"time"
 )
 
-// freePort is a loopback port that nobody uses now.
-func freePort() (string, error) {
+// freePorts are n different loopback ports that nobody uses now.
+func freePorts(n int) (ports []string, err error) {
 	var lc net.ListenConfig
-	l, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for range n {
+		l, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() //nolint:errcheck // nobody was served; all are held until the end
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		ports = append(ports, port)
 	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		return "", err
-	}
-	return port, l.Close()
+	return ports, nil
 }
 
 // devProcess is "holdfast dev" as a process.
@@ -46,14 +50,14 @@ func startDev(t *testing.T, args ...string) *devProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, err := freePort()
+	ports, err := freePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := &devProcess{t: t, dir: t.TempDir(), lines: make(chan string, 1000)}
-	d.cmd = exec.CommandContext(t.Context(), binary, append([]string{"dev", "--port", port}, args...)...)
+	d.cmd = exec.CommandContext(t.Context(), binary, append([]string{"dev", "--port", ports[0]}, args...)...)
 	d.cmd.Env = append(os.Environ(), "TMPDIR="+d.dir)
-	d.cmd.Stderr = os.Stderr
+	d.cmd.Stderr = t.Output()
 	stdout, err := d.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +80,7 @@ func startDev(t *testing.T, args ...string) *devProcess {
 }
 
 // expect reads until a line has the text.
-func (d *devProcess) expect(text string) string {
+func (d *devProcess) expect(text string) {
 	d.t.Helper()
 	timer := time.NewTimer(40 * time.Second)
 	defer timer.Stop()
@@ -88,7 +92,7 @@ func (d *devProcess) expect(text string) string {
 			case !ok:
 				d.t.Fatalf("it ended before it said %q:\n%s", text, strings.Join(d.said, "\n"))
 			case strings.Contains(line, text):
-				return line
+				return
 			}
 		case <-timer.C:
 			d.t.Fatalf("it did not say %q:\n%s", text, strings.Join(d.said, "\n"))

@@ -175,14 +175,11 @@ func TestScripts_Processes(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/process", Cmds: commands, RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
-			for i := range 9 {
-				port, err := freePort()
-				if err != nil {
-					return err
-				}
+			ports, err := freePorts(4)
+			for i, port := range ports {
 				e.Setenv(fmt.Sprintf("P%d", i+1), port)
 			}
-			return nil
+			return err
 		},
 	})
 }
@@ -201,15 +198,12 @@ func TestScripts_Etcd(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Files: files, Cmds: commands, RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
-			client, err := freePort()
+			ports, err := freePorts(2)
 			if err != nil {
 				return err
 			}
-			peer, err := freePort()
-			if err != nil {
-				return err
-			}
-			cmd := exec.Command(binary, "--data-dir", e.WorkDir+"/etcd", "--log-level", "error",
+			client, peer := ports[0], ports[1]
+			cmd := exec.CommandContext(context.Background(), binary, "--data-dir", e.WorkDir+"/etcd", "--log-level", "error",
 				"--listen-client-urls", "http://127.0.0.1:"+client, "--advertise-client-urls", "http://127.0.0.1:"+client,
 				"--listen-peer-urls", "http://127.0.0.1:"+peer)
 			if err := cmd.Start(); err != nil {
