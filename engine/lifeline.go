@@ -18,7 +18,14 @@ import (
 type SessionID int64
 
 // String is the id as 16 hexadecimal digits.
-func (id SessionID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
+func (id SessionID) String() string {
+	const digits = "0123456789abcdef"
+	var b [16]byte // by hand, because it is part of every key
+	for i := range b {
+		b[i] = digits[uint64(id)>>(60-4*i)&15]
+	}
+	return string(b[:])
+}
 
 // ParseSessionID reads what String writes.
 func ParseSessionID(s string) (SessionID, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast.dev"
@@ -31,6 +32,8 @@ type Agent struct {
 	ctx     context.Context // ends with the session or with Close
 	cancel  context.CancelCauseFunc
 	running sync.WaitGroup
+	idle    chan *entry  // to workers that have nothing to do
+	resting atomic.Int64 // how many there are
 
 	mu      sync.Mutex // guards the fields below and the entries
 	closed  bool
@@ -43,7 +46,7 @@ type Agent struct {
 
 // NewAgent makes the agent of session s.
 func NewAgent(s *engine.Session, cfg Config) *Agent {
-	a := &Agent{session: s, cfg: cfg, entries: map[string]*entry{}, delays: map[string]struct{}{}}
+	a := &Agent{session: s, cfg: cfg, idle: make(chan *entry), entries: map[string]*entry{}, delays: map[string]struct{}{}}
 	a.ctx, a.cancel = context.WithCancelCause(s.Context())
 	if cfg.Sweep {
 		a.mu.Lock()

@@ -26,6 +26,8 @@ type entry struct {
 	leaving []*departure
 	changes []*alteration
 
+	raced bool // the last write was refused: others write as well
+
 	dead     map[engine.SessionID]bool // looked up: is it gone?
 	delaying bool                      // the delay key existed at asOf
 }
@@ -73,7 +75,32 @@ func (a *Agent) poke(e *entry) {
 		e.abort(context.Cause(a.ctx))
 	default:
 		e.working = true
-		a.running.Go(func() { a.work(e) })
+		select {
+		case a.idle <- e:
+		default:
+			a.running.Go(func() { a.worker(e) })
+		}
+	}
+}
+
+// maxIdle is how many workers an agent keeps for what comes next: starting one
+// costs as much as all that it then does here.
+const maxIdle = 64
+
+// worker works on e and then on what else comes up.
+func (a *Agent) worker(e *entry) {
+	for {
+		a.work(e)
+		if a.resting.Add(1) > maxIdle {
+			a.resting.Add(-1)
+			return
+		}
+		select {
+		case e = <-a.idle:
+			a.resting.Add(-1)
+		case <-a.ctx.Done():
+			return
+		}
 	}
 }
 
@@ -136,7 +163,8 @@ func (a *Agent) next(e *entry) (step func() error) {
 		e.waiting = slices.DeleteFunc(e.waiting, func(o *wish) bool { return o == w })
 	}
 	if p.write && (len(e.waiting)+len(e.leaving)+len(e.changes) > 0 || len(p.gone) > 0) {
-		return e.step(func() error { return a.write(e, p) })
+		hurry := e.raced || slices.ContainsFunc(e.waiting, func(w *wish) bool { return w.noWait })
+		return e.step(func() error { return a.write(e, p, hurry) })
 	}
 	e.working = false
 	if len(e.waiting) > 0 {
@@ -239,11 +267,10 @@ func (a *Agent) view(e *entry) view {
 	for _, c := range e.changes {
 		v.changes = append(v.changes, c.change)
 	}
-	mentioned := e.mentioned()
 	v.dead = func(id engine.SessionID) bool {
 		// A session that the record names existed when the record was written.
 		// One that only a wish names may be younger than what the feed has seen.
-		return e.dead[id] || slices.Contains(mentioned, id) && a.live.Dead(id, e.mod)
+		return e.dead[id] || a.live.Dead(id, e.mod) && v.record.mentions(id)
 	}
 	v.delaying = e.delaying
 	if a.feedRev >= e.asOf && a.feeding {
@@ -264,6 +291,12 @@ func (e *entry) mentioned() []engine.SessionID {
 	return slices.Compact(ids)
 }
 
+// mentions says whether the record names a session.
+func (r *Record) mentions(id engine.SessionID) bool {
+	named := func(c Claim) bool { return c.Session == id || c.Agent == id }
+	return slices.ContainsFunc(r.Holders, named) || slices.ContainsFunc(r.Queue, named)
+}
+
 // lookedUp says whether it was read which of the mentioned sessions live.
 func (e *entry) lookedUp() bool {
 	for _, id := range e.mentioned() {
@@ -276,11 +309,7 @@ func (e *entry) lookedUp() bool {
 
 // look reads the record and which of the sessions exist.
 func (a *Agent) look(e *entry, ids []engine.SessionID) error {
-	ops := []engine.Op{engine.Get(a.key(e.name)), engine.GetRange(engine.RangeRequest{Key: a.delayKey(e.name), KeysOnly: true})}
-	for _, id := range ids {
-		ops = append(ops, engine.GetRange(engine.RangeRequest{Key: engine.SessionKey(id), KeysOnly: true}))
-	}
-	res, err := engine.Submit(a.ctx, a.session.Engine(), a.session.Attempt(), engine.Txn{Then: ops})
+	res, err := engine.Submit(a.ctx, a.session.Engine(), a.session.Attempt(), engine.Txn{Then: a.reads(e, ids)})
 	if err != nil {
 		return err
 	}
@@ -289,10 +318,26 @@ func (a *Agent) look(e *entry, ids []engine.SessionID) error {
 	return a.read(e, res, ids)
 }
 
+// reads are the operations whose answer read takes in.
+func (a *Agent) reads(e *entry, ids []engine.SessionID) []engine.Op {
+	ops := []engine.Op{engine.Get(a.key(e.name)), engine.GetRange(engine.RangeRequest{Key: a.delayKey(e.name), KeysOnly: true})}
+	for _, id := range ids {
+		ops = append(ops, engine.GetRange(engine.RangeRequest{Key: engine.SessionKey(id), KeysOnly: true}))
+	}
+	return ops
+}
+
 // read takes in the answer to the reads that look and write make. a.mu is held.
 func (a *Agent) read(e *entry, res engine.TxnResult, ids []engine.SessionID) error {
 	for i, id := range ids {
-		e.note(id, len(res.Results[2+i].Range.KVs) == 0)
+		kvs := res.Results[2+i].Range.KVs
+		if id == a.session.ID() {
+			if len(kvs) == 0 {
+				return &holdfast.Error{Key: "session " + id.String(), Code: holdfast.CodeLost, Outcome: holdfast.NotApplied}
+			}
+			a.session.Renewed(kvs[0].ModRevision)
+		}
+		e.note(id, len(kvs) == 0)
 	}
 	e.delaying = len(res.Results[1].Range.KVs) > 0
 	kvs := res.Results[0].Range.KVs
@@ -302,8 +347,9 @@ func (a *Agent) read(e *entry, res engine.TxnResult, ids []engine.SessionID) err
 	return e.learn(a.key(e.name), kvs[0], false, res.Revision)
 }
 
-// write carries a plan out, or learns why it could not be.
-func (a *Agent) write(e *entry, p plan) error {
+// write carries a plan out, or learns why it could not be: with hurry in the same
+// round trip, which makes the transaction twice as large.
+func (a *Agent) write(e *entry, p plan, hurry bool) error {
 	key, guard := a.key(e.name), a.session.Guard()
 	t := engine.Txn{If: []engine.Compare{engine.ModIs(key, e.mod), guard}}
 	own := a.session.ID()
@@ -337,9 +383,8 @@ func (a *Agent) write(e *entry, p plan) error {
 		}
 		t.Then = append(t.Then, engine.PutLeased(a.delayKey(e.name), nil, lease))
 	}
-	t.Else = []engine.Op{engine.Get(key), engine.GetRange(engine.RangeRequest{Key: a.delayKey(e.name), KeysOnly: true})}
-	for _, id := range ids {
-		t.Else = append(t.Else, engine.GetRange(engine.RangeRequest{Key: engine.SessionKey(id), KeysOnly: true}))
+	if hurry {
+		t.Else = a.reads(e, ids)
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, a.session.Attempt())
 	res, err := a.session.Engine().Txn(ctx, t)
@@ -363,17 +408,16 @@ func (a *Agent) write(e *entry, p plan) error {
 		return nil
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if res.Succeeded {
-		a.written(e, p, res.Revision)
-		return nil
+	if e.raced = !res.Succeeded; !e.raced || hurry {
+		defer a.mu.Unlock()
+		if res.Succeeded {
+			a.written(e, p, res.Revision)
+			return nil
+		}
+		return a.read(e, res, ids)
 	}
-	mine := res.Results[2].Range.KVs
-	if len(mine) == 0 {
-		return &holdfast.Error{Key: "session " + own.String(), Code: holdfast.CodeLost, Outcome: holdfast.NotApplied}
-	}
-	a.session.Renewed(mine[0].ModRevision)
-	return a.read(e, res, ids)
+	a.mu.Unlock()
+	return a.look(e, ids)
 }
 
 // written takes in that the plan is the record since revision rev.
