@@ -153,7 +153,9 @@ type Request struct {
 	// Usage is what the certificate is for.
 	Usage Usage
 	// Role becomes the organizational unit; the API takes a client's role from
-	// it: "read", "write" or "admin". Default none, which the API takes as write.
+	// it: "read", "write" or "admin". Default admin for a node, which has the
+	// whole store in its hands anyway and must be able to join; for others none,
+	// which the API takes as write.
 	Role string
 	// Hosts are the host names and IP addresses at which a server is reached.
 	Hosts []string
@@ -189,6 +191,9 @@ func (ca *CA) Issue(r Request) (Pair, error) {
 	}
 	if r.ValidFor == 0 {
 		r.ValidFor = 365 * day
+	}
+	if r.Role == "" && r.Usage == Node {
+		r.Role = "admin"
 	}
 	subject := pkix.Name{CommonName: r.Name, Organization: []string{"Holdfast"}}
 	if r.Role != "" {

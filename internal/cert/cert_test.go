@@ -179,7 +179,7 @@ func TestInspect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info.Name != "n1" || info.Usage != "node" || info.Issuer != "test" || strings.Join(info.Hosts, " ") != "n1.local ::1" {
+	if info.Name != "n1" || info.Usage != "node" || info.Role != "admin" || info.Issuer != "test" || strings.Join(info.Hosts, " ") != "n1.local ::1" {
 		t.Errorf("got %+v", info)
 	}
 	if info.NotAfter.After(authorityInfo.NotAfter) {

@@ -32,13 +32,13 @@ func (f *findings) unreachable(s *seen) {
 	switch {
 	case errors.As(s.err, &authority):
 		what, why = "its certificate is not trusted", "it was signed by an authority that this machine does not know"
-		hint = "name the authority's certificate with --ca; holdfast cert made it"
+		hint = "name the authority's certificate with --ca; holdfast cert ca made it"
 	case errors.As(s.err, &host):
 		what, why = "its certificate is for another name", host.Error()
-		hint = "use a name or address that the certificate has, or issue one that has this one (holdfast cert --host)"
+		hint = "use a name or address that the certificate has, or issue one that has this one: holdfast cert node NAME --host …"
 	case errors.As(s.err, &invalid) && invalid.Reason == x509.Expired:
 		what, why = "its certificate is expired or not valid yet", invalid.Error()
-		hint = "issue another one with holdfast cert; if it is not expired, compare the clocks of both machines"
+		hint = "issue another one with holdfast cert node; if it is not expired, compare the clocks of both machines"
 	case strings.Contains(s.err.Error(), tlsRefusal):
 		what = "it refuses the TLS connection"
 		hint = "it wants a client certificate of its authority: give one with --cert and --key"
@@ -53,7 +53,7 @@ func (f *findings) unreachable(s *seen) {
 	case errors.Is(s.err, context.DeadlineExceeded):
 		what, why = "it gives no answer in time", "its machine is down, cut off or stalled, or a firewall drops the packets"
 	case connect.CodeOf(s.err) == connect.CodeUnauthenticated:
-		what, why, hint = "it does not know you", text(s.err), "give a token with --token, or a client certificate"
+		what, why, hint = "it does not know you", text(s.err), "give a token with --auth-token, or a client certificate with --cert and --key"
 	case connect.CodeOf(s.err) == connect.CodePermissionDenied:
 		what, why, hint = "it does not let you ask", text(s.err), "give a token whose role is at least read"
 	}

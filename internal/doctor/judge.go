@@ -81,10 +81,10 @@ func (f *findings) store(s *seen) {
 		switch kind := strings.ToLower(a); {
 		case strings.Contains(kind, "nospace"):
 			f.add(Problem, s.name(), "alarm: no space", "the store has reached its quota: writes are refused in the whole cluster",
-				"compact and defragment every member, then disarm the alarm; or raise --quota")
+				"delete keys (that is still allowed): the nodes compact, defragment and end the alarm by themselves; or restart them with a higher --quota")
 		case strings.Contains(kind, "corrupt"):
 			f.add(Problem, s.name(), "alarm: corrupt", "the members' stores differ: one of them has lost or changed data",
-				"remove the member whose data is wrong and add it anew with an empty directory")
+				"take the member whose data is wrong out (holdfast cluster remove) and start it anew with an empty directory and --join")
 		default:
 			f.add(Problem, s.name(), "alarm: "+a, "the store complains", "see the node's log")
 		}
@@ -95,14 +95,14 @@ func (f *findings) store(s *seen) {
 		why := "at 100 % every write in the cluster is refused"
 		switch {
 		case used >= quotaProblem:
-			f.add(Problem, s.name(), what, why, "compact and defragment now, or raise --quota")
+			f.add(Problem, s.name(), what, why, "delete keys, or restart the nodes with a higher --quota")
 		case used >= quotaWarning:
-			f.add(Warning, s.name(), what, why, "find what fills it (holdfast kv ls), compact and defragment, or raise --quota")
+			f.add(Warning, s.name(), what, why, "find what fills it (holdfast kv ls) and delete it, or restart the nodes with a higher --quota")
 		}
 	}
 	if st.GetSize() >= fragmentedMin && float64(st.GetInUse()) < fragmented*float64(st.GetSize()) {
 		f.add(Warning, s.name(), fmt.Sprintf("only %s of the store's %s are in use", bytes(st.GetInUse()), bytes(st.GetSize())),
-			"the rest counts against the quota all the same", "defragment this node; it does not answer meanwhile")
+			"the rest counts against the quota all the same", "nodes defragment themselves, one after another; if this stays, see the node's log")
 	}
 }
 
@@ -112,7 +112,7 @@ func (f *findings) certificate(s *seen, now time.Time) {
 		return
 	}
 	f.add(Warning, s.name(), "its certificate expires on "+s.expires.UTC().Format(time.DateOnly), "after that nobody can connect",
-		"issue another one with holdfast cert and replace the files; no restart is needed")
+		"issue another one with holdfast cert node and replace the files; no restart is needed")
 }
 
 // quorum judges whether anybody serves.

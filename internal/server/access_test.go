@@ -485,8 +485,14 @@ func TestTLS(t *testing.T) {
 	}
 	_, err = with(alice).session.Open(t.Context(), &v1.OpenRequest{})
 	wants(t, err, holdfast.CodeDenied, holdfast.NotApplied)
-	if resp, err := with(node).session.Open(t.Context(), &v1.OpenRequest{}); err != nil {
+	bob := issue(cert.Request{Name: "bob", Usage: cert.Client})
+	if resp, err := with(bob).session.Open(t.Context(), &v1.OpenRequest{}); err != nil {
 		t.Errorf("a certificate without a role writes: %v, %v", resp, err)
+	}
+	_, err = with(bob).cluster.Compact(t.Context(), &v1.CompactRequest{})
+	wants(t, err, holdfast.CodeDenied, holdfast.NotApplied)
+	if resp, err := with(node).cluster.Compact(t.Context(), &v1.CompactRequest{}); err != nil {
+		t.Errorf("a node's certificate is an admin's: %v, %v", resp, err)
 	}
 	_, err = with(cert.Files{CA: node.CA}).cluster.Probe(t.Context(), &v1.ProbeRequest{})
 	if connect.CodeOf(err) != connect.CodeUnauthenticated {
