@@ -172,6 +172,8 @@ func (p *plan) admissible(v view) []*wish {
 			continue // granted already, or asked for twice
 		case v.dead(w.Session):
 			p.refused[w] = &holdfast.Error{Key: "session " + w.Session.String(), Code: holdfast.CodeLost, Outcome: holdfast.NotApplied}
+		case slices.Contains(v.leaving, leave{owner: o}):
+			p.refused[w] = &holdfast.Error{Op: "wait", Code: holdfast.CodeCanceled, Outcome: holdfast.NotApplied, Err: errors.New("withdrawn by its owner")}
 		case w.queued && find(v.record.Queue, o) == nil:
 			p.refused[w] = &holdfast.Error{Op: "wait", Code: holdfast.CodeCanceled, Outcome: holdfast.NotApplied, Err: errors.New("withdrawn by its owner through another node")}
 		case w.Mode == Permits && capacity != 0 && capacity != w.capacity:
