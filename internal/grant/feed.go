@@ -72,12 +72,12 @@ func (a *Agent) onRecords(u engine.Update) {
 func (a *Agent) onSessions(u engine.Update) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	was := a.live
 	dead := a.live.Apply(u)
-	if len(dead) == 0 && !u.Snapshot {
-		return
-	}
 	for _, e := range a.entries {
-		if u.Snapshot || e.concerns(dead) {
+		// What the feed says of a session counts once it is as new as the record.
+		caughtUp := !was.Knows(e.mod) && a.live.Knows(e.mod)
+		if u.Snapshot || e.concerns(dead) || caughtUp {
 			a.poke(e)
 		}
 	}
