@@ -1,7 +1,6 @@
 package cert
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -142,9 +141,6 @@ func (ca *CA) Write(dir string) error {
 	}
 	return ca.pair.Write(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key"))
 }
-
-// Certificate is the authority's own certificate, PEM.
-func (ca *CA) Certificate() []byte { return bytes.Clone(ca.pair.Cert) }
 
 // Request says what to issue.
 type Request struct {

@@ -18,11 +18,6 @@ func JSON() []connect.HandlerOption {
 	}
 }
 
-// MarshalJSON writes m as the API does.
-func MarshalJSON(m proto.Message) ([]byte, error) {
-	return protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
-}
-
 type jsonCodec struct{ name string }
 
 func (c jsonCodec) Name() string { return c.name }
