@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"holdfast.dev"
@@ -39,6 +40,9 @@ type Node struct {
 	engine *engine.Coalescer
 	server *server.Server
 	traces *traces
+
+	unmaintain context.CancelFunc // ends what maintains the store
+	maintained sync.WaitGroup
 }
 
 // Start starts a node and waits until it serves or ctx ends.
@@ -132,6 +136,12 @@ func (n *Node) embed(ctx context.Context, e embed.Config) error {
 		return err
 	}
 	n.store, n.base, n.engine = store, store, engine.Coalesce(store, engine.CoalesceConfig{})
+	ctx, n.unmaintain = context.WithCancel(context.WithoutCancel(ctx))
+	n.maintained.Go(func() {
+		if err := store.Maintain(ctx, embed.MaintainConfig{}); err != nil {
+			c.Logger.ErrorContext(ctx, "the store is not maintained", slog.String("error", err.Error()))
+		}
+	})
 	return nil
 }
 
@@ -198,6 +208,10 @@ func (n *Node) Close(ctx context.Context) error {
 	var errs []error
 	if n.server != nil {
 		errs = append(errs, n.server.Shutdown(ctx))
+	}
+	if n.unmaintain != nil {
+		n.unmaintain()
+		n.maintained.Wait()
 	}
 	if n.engine != nil {
 		errs = append(errs, n.engine.Close(), n.base.Close())
