@@ -63,6 +63,13 @@ func URL(tb testing.TB) string {
 	return s.url(name)
 }
 
+// Available says whether Postgres is on this machine, for tests that have
+// something else to do without it.
+func Available() bool {
+	_, ok := binaries()
+	return ok
+}
+
 // binaries is the directory of initdb and postgres: Debian keeps them off the
 // PATH, one directory for each version.
 func binaries() (dir string, ok bool) {
