@@ -65,6 +65,8 @@ type CoalesceStats struct {
 // the same key leave in the order in which they came, but as in any engine two
 // calls that overlap may be applied in either order. When the engine refuses a
 // batch, it is sent again in halves, so that one bad transaction fails alone.
+// What all transactions of a batch compare, such as their session's key, the
+// batch compares once; when that does not hold, they are sent again without it.
 //
 // Never batched are: transactions that only read and have nothing nested (a
 // flat read needs no log entry); those with a leased put that no compare
@@ -322,13 +324,16 @@ func (c *Coalescer) send(ctx context.Context, batch []*call) {
 		batch[0].done <- verdict{res: res, err: c.own(ctx, err)}
 		return
 	}
-	t := Txn{Then: make([]Op, len(batch))}
-	for i, k := range batch {
-		t.Then[i] = Op{Kind: OpTxn, Txn: k.txn}
-	}
+	t := bundle(batch)
 	c.count(&c.stats.Batches)
 	res, err := c.engine.Txn(ctx, t)
 	c.space(&t, err)
+	if err == nil && !res.Succeeded { // what all compare does not hold: each has its Else
+		t = plainBundle(batch)
+		c.count(&c.stats.Batches)
+		res, err = c.engine.Txn(ctx, t)
+		c.space(&t, err)
+	}
 	switch {
 	case err == nil:
 		for i, k := range batch {

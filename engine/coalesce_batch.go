@@ -1,6 +1,9 @@
 package engine
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
 // access is keys that a transaction reads, compares or writes in some branch.
 type access struct {
@@ -126,4 +129,44 @@ func (c *Coalescer) take() []*call {
 	clear(c.queue[stay+rest:])
 	c.queue = c.queue[:stay+rest]
 	return batch
+}
+
+// plainBundle is the transaction that carries a batch.
+func plainBundle(batch []*call) Txn {
+	t := Txn{Then: make([]Op, len(batch))}
+	for i, k := range batch {
+		t.Then[i] = Op{Kind: OpTxn, Txn: k.txn}
+	}
+	return t
+}
+
+// bundle is the same with what all calls compare, usually their session's key,
+// compared once before them: then none of them runs when that does not hold.
+func bundle(batch []*call) Txn {
+	t := plainBundle(batch)
+	for _, c := range batch[0].txn.If {
+		missing := func(k *call) bool { return !slices.ContainsFunc(k.txn.If, c.equal) }
+		if len(t.If) < len(batch) && !slices.ContainsFunc(t.If, c.equal) && !slices.ContainsFunc(batch, missing) {
+			t.If = append(t.If, c)
+		}
+	}
+	if len(t.If) == 0 {
+		return t
+	}
+	children := make([]Txn, len(batch))
+	for i, k := range batch {
+		children[i] = Txn{Then: k.txn.Then, Else: k.txn.Else}
+		for _, c := range k.txn.If {
+			if !slices.ContainsFunc(t.If, c.equal) {
+				children[i].If = append(children[i].If, c)
+			}
+		}
+		t.Then[i].Txn = &children[i]
+	}
+	return t
+}
+
+// equal says whether two compares hold alike.
+func (c Compare) equal(o Compare) bool {
+	return c.Key == o.Key && c.End == o.End && c.Target == o.Target && c.Op == o.Op && c.Int == o.Int && bytes.Equal(c.Value, o.Value)
 }

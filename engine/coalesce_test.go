@@ -214,7 +214,7 @@ func checkBatch(t *testing.T, batch engine.Txn) {
 			return // it went alone
 		}
 		mine, puts := map[string]bool{}, map[string]bool{}
-		for _, cmp := range op.Txn.If {
+		for _, cmp := range slices.Concat(batch.If, op.Txn.If) {
 			mine[cmp.Key] = true
 		}
 		for _, o := range op.Txn.Then {
@@ -295,7 +295,8 @@ func TestCoalesce_Batches(t *testing.T) {
 		{"one key", []engine.Txn{put("0"), put("a"), put("a"), put("b"), put("a")}, "0 a+b a a"},
 		{"nothing overtakes", []engine.Txn{put("0"), put("a"), sweep, put("b"), put("d"), put("x")}, "0 a+d x b+x"},
 		{"full", []engine.Txn{put("0"), put("a"), put("b"), put("c"), put("d"), put("e"), put("f")}, "0 a+b+c+d e+f"},
-		{"leased and guarded", []engine.Txn{put("0"), leased("a", engine.Exists("s")), leased("b", engine.Exists("s"))}, "0 a+b"},
+		{"leased and guarded", []engine.Txn{put("0"), leased("a", engine.Missing("s")), leased("b", engine.Missing("s"))}, "0 a+b"},
+		{"all guarded by what is missing", []engine.Txn{put("0"), leased("a", engine.Exists("s")), leased("b", engine.Exists("s"))}, "0 a+b a+b"},
 		{"leased without a guard", []engine.Txn{put("0"), put("a"), leased("b"), put("c"), leased("d"), leased("e")}, "0 a+c b d e"},
 		{"guard that another writes", []engine.Txn{put("0"), put("s"), leased("a", engine.Exists("s"))}, "0 s a"},
 		{"as much as nests", []engine.Txn{put("0"), many("a", 125), put("b"), put("c"), put("d")}, "0 a+b+c d"},
@@ -317,6 +318,46 @@ func TestCoalesce_Batches(t *testing.T) {
 					t.Errorf("sent %q, want %q", got, c.want)
 				}
 			})
+		})
+	}
+}
+
+// What all transactions of a batch compare travels once, and when it does not
+// hold, each takes its Else.
+func TestCoalesce_CommonCompare(t *testing.T) {
+	for _, holds := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			m := openMemory(t)
+			if holds {
+				if _, err := m.Txn(t.Context(), put("session")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s := &slowed{Engine: m, delay: time.Second}
+			e := coalesce(t, s, engine.CoalesceConfig{InFlight: 1, Stall: time.Hour})
+			txn := func(key string) engine.Txn {
+				return engine.Txn{
+					If:   []engine.Compare{engine.Missing(key), engine.Exists("session")},
+					Then: []engine.Op{engine.Put(key, []byte("then"))},
+					Else: []engine.Op{engine.Put(key, []byte("else"))},
+				}
+			}
+			for _, err := range crowd(t.Context(), e, put("0"), txn("a"), txn("b"), txn("c"))() {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			first := s.sent[1]
+			if len(first.If) != 1 || first.If[0].Key != "session" || len(first.Then) != 3 || len(first.Then[0].Txn.If) != 1 {
+				t.Errorf("sent %+v", first)
+			}
+			want := map[bool]string{true: "then", false: "else"}[holds]
+			for _, key := range []string{"a", "b", "c"} {
+				got, err := m.Range(t.Context(), engine.RangeRequest{Key: key})
+				if err != nil || len(got.KVs) != 1 || string(got.KVs[0].Value) != want {
+					t.Errorf("session there: %v; %s: %+v, %v", holds, key, got.KVs, err)
+				}
+			}
 		})
 	}
 }
