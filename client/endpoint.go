@@ -39,7 +39,6 @@ func newEndpoint(c Config, at string) *endpoint {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true) // for http:// endpoints
 	e := &endpoint{url: at, transport: &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: c.Attempt, KeepAlive: 15 * time.Second}).DialContext,
 		TLSClientConfig:     c.TLS.Clone(),
 		TLSHandshakeTimeout: 2 * c.Attempt,

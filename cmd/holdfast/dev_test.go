@@ -220,6 +220,30 @@ func TestDev(t *testing.T) {
 	}
 }
 
+func TestDev_KeepsItsData(t *testing.T) {
+	data := t.TempDir()
+	var greeting string
+	for i, command := range []string{"kv put greeting kept", "kv get greeting"} {
+		d := startDev(t, "--nodes", "1", "--data", data)
+		d.expect("Here:")
+		tries := d.suggested()
+		at, _, ok := strings.Cut(tries[0], " status")
+		if !ok {
+			t.Fatalf("want status first: %q", tries)
+		}
+		greeting = shell(t, at+" "+command)
+		d.tell("quit")
+		for range d.lines { // until it has closed its standard output
+		}
+		if err := d.cmd.Wait(); err != nil {
+			t.Fatalf("run %d: %v", i+1, err)
+		}
+	}
+	if greeting != "kept\n" {
+		t.Errorf("got %q", greeting)
+	}
+}
+
 func TestDev_NodesDieWithIt(t *testing.T) {
 	d := startDev(t, "--nodes", "1")
 	d.expect("Here:")

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"holdfast.dev"
 	"holdfast.dev/client"
 	"holdfast.dev/internal/access"
 	"holdfast.dev/internal/cli"
@@ -179,6 +181,9 @@ func ask(ctx context.Context, c *client.Client, endpoint string) nodeJSON {
 	st, err := c.Status(ctx, endpoint)
 	if err != nil {
 		n.State, n.Problem = "unreachable", err.Error()
+		if e, ok := errors.AsType[*holdfast.Error](err); ok && e.Err != nil {
+			n.Problem = e.Err.Error() // one node is no quorum, and its name stands beside
+		}
 		return n
 	}
 	middle := sent.Add(time.Since(sent) / 2)

@@ -30,7 +30,7 @@ type Serve struct {
 
 	TLSCert     string `name:"tls-cert" from:"env,file" group:"security" placeholder:"FILE" help:"The API's certificate; read again on SIGHUP."`
 	TLSKey      string `name:"tls-key" from:"env,file" group:"security" placeholder:"FILE" help:"Its key."`
-	TLSCA       string `name:"tls-ca" from:"env,file" group:"security" placeholder:"FILE" help:"Demand client certificates of this authority."`
+	TLSCA       string `name:"tls-ca" from:"env,file" group:"security" placeholder:"FILE" help:"Demand client certificates of this authority; with --tokens, a token will do instead."`
 	PeerTLSCert string `name:"peer-tls-cert" from:"env,file" group:"security" placeholder:"FILE" help:"Certificate for the traffic between nodes."`
 	PeerTLSKey  string `name:"peer-tls-key" from:"env,file" group:"security" placeholder:"FILE" help:"Its key."`
 	PeerTLSCA   string `name:"peer-tls-ca" from:"env,file" group:"security" placeholder:"FILE" help:"The authority all nodes' certificates come from."`

@@ -138,7 +138,7 @@ func (s *Sources) Resolve(_ *kong.Context, _ *kong.Path, f *kong.Flag) (any, err
 	if e, ok := s.file[f.Name]; ok && fromTag(f, "file") {
 		return s.take(f, e.value, fmt.Sprintf("%s:%d: %s", s.name, e.line, f.Name)), nil
 	}
-	return nil, nil //nolint:nilnil // kong's word for "not here"
+	return nil, nil // kong's word for "not here"
 }
 
 // take remembers where a value came from. A value that kong would refuse at

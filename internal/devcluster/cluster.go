@@ -73,7 +73,10 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	if cfg.Nodes == 0 {
 		cfg.Nodes = 3
 	}
-	addresses, err := choosePorts(ctx, cfg.Nodes, cfg.Port)
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	addresses, err := settlePorts(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -84,16 +87,13 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 		n.dir = filepath.Join(cfg.Dir, n.name)
 		n.log = filepath.Join(cfg.Dir, n.name+".log")
 		c.nodes = append(c.nodes, n)
-		peers = append(peers, n.name+"=http://"+a.peer)
+		peers = append(peers, n.name+"=http://"+a.Peer)
 	}
 	for _, n := range c.nodes {
 		n.args = append([]string{
-			"serve", "--name", n.name, "--data", n.dir, "--listen", n.ports.api, "--peer-listen", n.ports.peer,
-			"--etcd-listen", n.ports.etcd, "--peers", strings.Join(peers, ","),
+			"serve", "--name", n.name, "--data", n.dir, "--listen", n.ports.API, "--peer-listen", n.ports.Peer,
+			"--etcd-listen", n.ports.Etcd, "--peers", strings.Join(peers, ","),
 		}, cfg.Args...)
-	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, err
 	}
 	c.starter.Go(c.runStarter)
 
@@ -129,7 +129,7 @@ func (c *Cluster) Nodes() []Info {
 func (c *Cluster) Endpoints() []string {
 	out := make([]string, len(c.nodes))
 	for i, n := range c.nodes {
-		out[i] = "http://" + n.ports.api
+		out[i] = "http://" + n.ports.API
 	}
 	return out
 }

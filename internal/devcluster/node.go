@@ -27,7 +27,7 @@ type node struct {
 
 func (n *node) info() Info {
 	i := Info{
-		Name: n.name, State: n.state, API: "http://" + n.ports.api, Peer: "http://" + n.ports.peer, Etcd: n.ports.etcd, Log: n.log,
+		Name: n.name, State: n.state, API: "http://" + n.ports.API, Peer: "http://" + n.ports.Peer, Etcd: n.ports.Etcd, Log: n.log,
 	}
 	if n.cmd != nil {
 		i.PID = n.cmd.Process.Pid

@@ -2,12 +2,72 @@ package devcluster
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
+	"path/filepath"
 )
 
 // ports are the addresses of one node.
-type ports struct{ api, peer, etcd string }
+type ports struct {
+	API  string `json:"api"`
+	Peer string `json:"peer"`
+	Etcd string `json:"etcd"`
+}
+
+// portsFile remembers the addresses of a cluster whose directory is kept: its
+// nodes know each other by them.
+const portsFile = "ports.json"
+
+// recall reads the addresses of the cluster that was in dir; nil: none was.
+func recall(dir string) ([]ports, error) {
+	data, err := os.ReadFile(filepath.Join(dir, portsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // nil is "none"
+	}
+	var out []ports
+	if err == nil {
+		err = json.Unmarshal(data, &out)
+	}
+	return out, err
+}
+
+// remember writes them.
+func remember(dir string, all []ports) error {
+	data, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, portsFile), data, 0o600)
+}
+
+// settlePorts gives the nodes the addresses they had before, or new ones.
+func settlePorts(ctx context.Context, cfg Config) ([]ports, error) {
+	before, err := recall(cfg.Dir)
+	switch {
+	case err != nil:
+		return nil, err
+	case before == nil:
+		all, err := choosePorts(ctx, cfg.Nodes, cfg.Port)
+		if err != nil {
+			return nil, err
+		}
+		return all, remember(cfg.Dir, all)
+	case len(before) != cfg.Nodes:
+		return nil, fmt.Errorf("%s holds a cluster of %d nodes, not %d", cfg.Dir, len(before), cfg.Nodes)
+	}
+	var addresses []string
+	for _, p := range before {
+		addresses = append(addresses, p.API, p.Peer, p.Etcd)
+	}
+	if _, err := claim(ctx, addresses); err != nil {
+		return nil, fmt.Errorf("the nodes in %s know each other by addresses that are taken now: %w", cfg.Dir, err)
+	}
+	return before, nil
+}
 
 // BasePort is the first node's API port; the peer's and etcd's follow it, and
 // the next node's are ten higher.
@@ -36,7 +96,7 @@ func choosePorts(ctx context.Context, n, base int) ([]ports, error) {
 	}
 	out := make([]ports, n)
 	for i := range out {
-		out[i] = ports{api: got[3*i], peer: got[3*i+1], etcd: got[3*i+2]}
+		out[i] = ports{API: got[3*i], Peer: got[3*i+1], Etcd: got[3*i+2]}
 	}
 	return out, nil
 }

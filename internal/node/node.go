@@ -149,7 +149,7 @@ func (n *Node) serverConfig() server.Config {
 	c := n.cfg
 	s := server.Config{
 		Engine: n.engine, Name: c.Name, Version: c.Version, Advertise: []string{c.AdvertisedAPI()}, Listen: c.Listen,
-		TLS: cert.Files{Cert: c.TLSCert, Key: c.TLSKey, CA: c.TLSCA}, RequireClientCert: c.TLSCA != "",
+		TLS: cert.Files{Cert: c.TLSCert, Key: c.TLSKey, CA: c.TLSCA}, RequireClientCert: c.TLSCA != "" && c.Tokens == "",
 		Insecure: c.Insecure, Tokens: c.Tokens, SessionTTL: c.SessionTTL.Value, Logger: c.Logger,
 		Limits: server.Limits{
 			Sessions: int(c.MaxSessions.Value), SessionsEach: int(c.MaxSessionsEach.Value),
