@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,9 +29,9 @@ func TestQueue_SliceThenGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue()
 		defer q.close()
-		started := 0
+		var started atomic.Int32
 		f := func(ctx context.Context) (any, error) {
-			started++
+			started.Add(1)
 			return forever(ctx)
 		}
 		begin := time.Now()
@@ -42,8 +43,8 @@ func TestQueue_SliceThenGrace(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if took := time.Since(begin); took != 3*64*time.Second || started != 1 {
-			t.Errorf("took %v in %d waits", took, started)
+		if took := time.Since(begin); took != 3*64*time.Second || started.Load() != 1 {
+			t.Errorf("took %v in %d waits", took, started.Load())
 		}
 		if err := pause(t.Context(), 2*time.Second); err != nil {
 			t.Fatal(err)
