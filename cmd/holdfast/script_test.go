@@ -184,28 +184,27 @@ func TestScripts_Processes(t *testing.T) {
 	})
 }
 
-// TestScripts_Etcd runs the scripts of TestScripts that name nothing of a node
-// on an etcd server, without any node.
+// TestScripts_Etcd runs those of TestScripts that name nothing of a node on an
+// etcd server without any node, and testdata/etcd with nodes on it.
 func TestScripts_Etcd(t *testing.T) {
 	binary, err := exec.LookPath("etcd")
 	if err != nil {
 		t.Skip("missing server etcd: install package etcd-server")
 	}
-	files := []string{"kv", "lock", "election", "members"}
-	for i, name := range files {
-		files[i] = "testdata/script/" + name + ".txtar"
+	files := []string{"testdata/etcd/serve.txtar"}
+	for _, name := range []string{"kv", "lock", "election", "members"} {
+		files = append(files, "testdata/script/"+name+".txtar")
 	}
 	testscript.Run(t, testscript.Params{
 		Files: files, Cmds: commands, RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
-			ports, err := freePorts(2)
+			ports, err := freePorts(4)
 			if err != nil {
 				return err
 			}
-			client, peer := ports[0], ports[1]
+			client, peer := "127.0.0.1:"+ports[0], "http://127.0.0.1:"+ports[1]
 			cmd := exec.CommandContext(context.Background(), binary, "--data-dir", e.WorkDir+"/etcd", "--log-level", "error",
-				"--listen-client-urls", "http://127.0.0.1:"+client, "--advertise-client-urls", "http://127.0.0.1:"+client,
-				"--listen-peer-urls", "http://127.0.0.1:"+peer)
+				"--listen-client-urls", "http://"+client, "--advertise-client-urls", "http://"+client, "--listen-peer-urls", peer)
 			if err := cmd.Start(); err != nil {
 				return err
 			}
@@ -213,7 +212,12 @@ func TestScripts_Etcd(t *testing.T) {
 				_ = cmd.Process.Kill()
 				_ = cmd.Wait() // killed
 			})
-			e.Setenv("HOLDFAST_ENGINE", "etcd://127.0.0.1:"+client)
+			e.Setenv("P1", ports[2])
+			e.Setenv("P2", ports[3])
+			e.Setenv("ETCD", "etcd://"+client)
+			if !strings.HasSuffix(e.WorkDir, "serve") { // there the nodes are named
+				e.Setenv("HOLDFAST_ENGINE", "etcd://"+client)
+			}
 			return nil
 		},
 	})
