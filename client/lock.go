@@ -43,6 +43,11 @@ func (s *Session) Acquire(ctx context.Context, name string, opts ...lock.Option)
 	}
 	wctx, stop := s.waitUnder(ctx)
 	defer stop()
+	if r.Wait > 0 { // also when no node is there to say that the wait is over
+		var cancel context.CancelFunc
+		wctx, cancel = context.WithTimeout(wctx, r.Wait+2*s.c.cfg.Attempt)
+		defer cancel()
+	}
 	res, err := call(wctx, s.c, "acquire", "lock "+name, waiting, func(ctx context.Context, e *endpoint) (*v1.AcquireResponse, error) {
 		switch {
 		case r.NoWait:

@@ -175,7 +175,7 @@ func TestScripts_Processes(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/process", Cmds: commands, RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
-			ports, err := freePorts(4)
+			ports, err := freePorts(6)
 			for i, port := range ports {
 				e.Setenv(fmt.Sprintf("P%d", i+1), port)
 			}

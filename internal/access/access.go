@@ -2,8 +2,10 @@ package access
 
 import (
 	"context"
+	"errors"
 	"time"
 
+	"holdfast.dev"
 	"holdfast.dev/client"
 	"holdfast.dev/election"
 	"holdfast.dev/engine"
@@ -94,6 +96,20 @@ func Dial(ctx context.Context, cfg Config) (*client.Client, error) {
 		cc.TLS = t
 	}
 	return client.Dial(ctx, cc)
+}
+
+// unopened is the error of a session that could not be opened: what was asked
+// for has not been begun, even if nobody can tell what became of the session.
+func unopened(err error) error {
+	return &holdfast.Error{Op: "open session", Code: holdfast.CodeOf(err), Outcome: holdfast.NotApplied, Err: inner(err)}
+}
+
+// inner takes off the outer words of an error that has others now.
+func inner(err error) error {
+	if e, ok := errors.AsType[*holdfast.Error](err); ok && e.Key == "" && e.Err != nil {
+		return e.Err
+	}
+	return err
 }
 
 // closing bounds how long Close tries to tell the quorum.

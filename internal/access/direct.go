@@ -47,7 +47,7 @@ func (d *direct) open(ctx context.Context) error {
 	}
 	s, err := engine.OpenSession(ctx, d.engine, d.cfg.Session)
 	if err != nil {
-		return err
+		return unopened(err)
 	}
 	d.s, d.locks, d.elections = s, lock.New(s, lock.Config{}), election.New(s, election.Config{})
 	return nil

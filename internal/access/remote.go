@@ -28,10 +28,11 @@ func (r *remote) session(ctx context.Context) (*client.Session, error) {
 		return r.s, nil
 	}
 	s, err := r.c.OpenSession(ctx, r.cfg.Session)
-	if err == nil {
-		r.s = s
+	if err != nil {
+		return nil, unopened(err)
 	}
-	return s, err
+	r.s = s
+	return s, nil
 }
 
 func (r *remote) Life(ctx context.Context) (*engine.Lifeline, error) {
