@@ -161,6 +161,7 @@ func shell(t *testing.T, line string) string {
 }
 
 func TestDev(t *testing.T) {
+	t.Parallel()
 	d := startDev(t)
 	d.expect("Here:")
 	pids := d.pids()
@@ -221,6 +222,7 @@ func TestDev(t *testing.T) {
 }
 
 func TestDev_KeepsItsData(t *testing.T) {
+	t.Parallel()
 	data := t.TempDir()
 	var greeting string
 	for i, command := range []string{"kv put greeting kept", "kv get greeting"} {
@@ -245,6 +247,7 @@ func TestDev_KeepsItsData(t *testing.T) {
 }
 
 func TestDev_NodesDieWithIt(t *testing.T) {
+	t.Parallel()
 	d := startDev(t, "--nodes", "1")
 	d.expect("Here:")
 	pids := d.pids()

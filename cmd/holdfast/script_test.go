@@ -78,6 +78,17 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 			ts.Check(w.engine.Revoke(context.Background(), engine.LeaseID(h.Session)))
 		}
 	},
+	// waiting N: so many calls wait at the server in the end.
+	"waiting": func(ts *testscript.TestScript, _ bool, args []string) {
+		w, ok := ts.Value(worldKey{}).(*world)
+		if !ok {
+			ts.Fatalf("there is no server inside this script")
+		}
+		poll(ts.Fatalf, "waiting "+args[0], func() bool {
+			st, err := w.client.Status(context.Background(), w.client.Endpoint())
+			return err == nil && strconv.Itoa(st.Waiters) == args[0]
+		})
+	},
 	// lose-leader ELECTION: the session of its leader ends without its doing.
 	"lose-leader": func(ts *testscript.TestScript, _ bool, args []string) {
 		w, ok := ts.Value(worldKey{}).(*world)
@@ -144,6 +155,7 @@ type worldKey struct{}
 // TestScripts runs testdata/script against a server on engine.Memory in this
 // process, one for each script.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", Cmds: commands, RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
@@ -172,6 +184,7 @@ func TestScripts(t *testing.T) {
 // TestScripts_Processes runs testdata/process: scripts that start nodes of
 // their own as processes.
 func TestScripts_Processes(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/process", Cmds: commands, RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
@@ -187,6 +200,7 @@ func TestScripts_Processes(t *testing.T) {
 // TestScripts_Etcd runs those of TestScripts that name nothing of a node on an
 // etcd server without any node, and testdata/etcd with nodes on it.
 func TestScripts_Etcd(t *testing.T) {
+	t.Parallel()
 	binary, err := exec.LookPath("etcd")
 	if err != nil {
 		t.Skip("missing server etcd: install package etcd-server")
