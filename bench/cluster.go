@@ -120,13 +120,14 @@ func (c *cluster) local(ctx context.Context) (engine.Engine, error) {
 	return c.nodes[i], nil
 }
 
-// remote is an engine over gRPC to the leader.
-func (c *cluster) remote(ctx context.Context) (engine.Engine, error) {
+// remote is an engine over gRPC to the leader, with keys of its own: an arm
+// must not wake the watches of another.
+func (c *cluster) remote(ctx context.Context, prefix string) (engine.Engine, error) {
 	i, err := c.leader(ctx)
 	if err != nil {
 		return nil, err
 	}
-	e, err := etcd.Dial(ctx, etcd.Config{Endpoints: []string{c.clients[i]}})
+	e, err := etcd.Dial(ctx, etcd.Config{Endpoints: []string{c.clients[i]}, Prefix: prefix})
 	if err == nil {
 		c.onClose(func() { e.Close() }) //nolint:errcheck // nothing is lost that is still wanted
 	}

@@ -94,7 +94,7 @@ func failover(ctx context.Context, b *bench) ([]row, error) {
 	for i := range theirs {
 		ratio := spreadOf(ratios(out[i].worst, out[theirs].worst))
 		rows = append(rows, row{
-			What: "leader killed: longest gap of a client at work", Ours: out[i].figure(arms[i].name), Peer: out[theirs].figure(arms[theirs].name),
+			What: "leader killed: longest gap of a client at work, " + []string{"through the API", "library on the nodes' etcd port"}[i], Ours: out[i].figure(arms[i].name), Peer: out[theirs].figure(arms[theirs].name),
 			Ratio: &ratio, Target: &bound{Of: "ours", AtMost: true, Value: 1.5},
 			Note: fmt.Sprintf("%s: %s; %s: %s", arms[i].name, &out[i], arms[theirs].name, &out[theirs]),
 		})

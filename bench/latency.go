@@ -38,7 +38,7 @@ func (b *bench) latency(ctx context.Context, nodes int) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	remote, err := c.remote(ctx)
+	remote, err := c.remote(ctx, "/bench-grpc/")
 	if err != nil {
 		return nil, err
 	}

@@ -82,7 +82,7 @@ func (c *cluster) ownNames(ctx context.Context, workers int) ([]arm, error) {
 	if err != nil {
 		return nil, err
 	}
-	remote, err := c.remote(ctx)
+	remote, err := c.remote(ctx, "/bench-grpc/")
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,11 @@ func hot(ctx context.Context, b *bench, nodes int) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	remote, err := c.remote(ctx)
+	remote, err := c.remote(ctx, "/bench-grpc/")
+	if err != nil {
+		return nil, err
+	}
+	remotes, err := c.remote(ctx, "/bench-processes/")
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +164,7 @@ func hot(ctx context.Context, b *bench, nodes int) ([]row, error) {
 	for _, of := range []struct {
 		arm, managers int
 		engine        engine.Engine
-	}{{0, 1, local}, {3, 1, remote}, {4, processes, remote}} {
+	}{{0, 1, local}, {3, 1, remote}, {4, processes, remotes}} {
 		for range of.managers {
 			m, err := c.locks(ctx, of.engine)
 			if err != nil {

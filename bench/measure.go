@@ -59,6 +59,7 @@ type arm struct {
 type sample struct {
 	elapsed time.Duration
 	pairs   []time.Duration // how long each took that ended in time
+	cpu     time.Duration   // that this process used, nodes in it included
 }
 
 func (s sample) rate() float64 { return float64(len(s.pairs)) / s.elapsed.Seconds() }
@@ -100,8 +101,22 @@ func (s *series) figure() figure {
 	all := s.all()
 	return figure{
 		Who: s.arm.name, Value: median(s.rates()), Unit: "/s", Rounds: s.rates(),
-		P50ms: milliseconds(quantile(all, 0.5)), P99ms: milliseconds(quantile(all, 0.99)),
+		P50ms: milliseconds(quantile(all, 0.5)), P99ms: milliseconds(quantile(all, 0.99)), CPUus: s.cpu(),
 	}
+}
+
+// cpu is what a pair costs this process, in microseconds.
+func (s *series) cpu() float64 {
+	var each []float64
+	for _, x := range s.samples {
+		if len(x.pairs) > 0 {
+			each = append(each, float64(x.cpu.Microseconds())/float64(len(x.pairs)))
+		}
+	}
+	if len(each) == 0 {
+		return 0
+	}
+	return median(each)
 }
 
 // against is a row that compares throughput.
@@ -186,6 +201,7 @@ func loop(ctx context.Context, workers []pair, d time.Duration) (sample, error) 
 		wg    sync.WaitGroup
 		mu    sync.Mutex
 		out   = sample{elapsed: d}
+		used  = cpuTime()
 		begin = time.Now()
 		end   = begin.Add(d)
 	)
@@ -209,5 +225,6 @@ func loop(ctx context.Context, workers []pair, d time.Duration) (sample, error) 
 		})
 	}
 	wg.Wait()
+	out.cpu = cpuTime() - used
 	return out, context.Cause(ctx)
 }

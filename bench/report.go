@@ -18,6 +18,7 @@ type figure struct {
 	P50ms  float64   `json:"p50_ms,omitempty"` // of all rounds together
 	P99ms  float64   `json:"p99_ms,omitempty"`
 	Maxms  float64   `json:"max_ms,omitempty"`
+	CPUus  float64   `json:"cpu_us,omitempty"` // of this process for each pair, with the nodes in it; without servers of their own
 }
 
 // bound is a target: what must be at most or at least how much.
@@ -132,6 +133,8 @@ func (f figure) String() string {
 	switch {
 	case f.P99ms > 0 && f.Maxms > 0:
 		s += fmt.Sprintf(" (p50 %s p99 %s max %s ms)", number(f.P50ms), number(f.P99ms), number(f.Maxms))
+	case f.CPUus > 0:
+		s += fmt.Sprintf(" (p50 %s p99 %s ms, cpu %s µs)", number(f.P50ms), number(f.P99ms), number(f.CPUus))
 	case f.P99ms > 0:
 		s += fmt.Sprintf(" (p50 %s p99 %s ms)", number(f.P50ms), number(f.P99ms))
 	}
