@@ -29,7 +29,7 @@ func testMain(m *testing.M) int {
 	if err != nil {
 		panic(err)
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // the system cleans up too
 	if binary, err = build(dir); err != nil {
 		panic(err)
 	}

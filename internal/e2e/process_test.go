@@ -288,7 +288,7 @@ func addresses(t *testing.T, n int) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
+		defer l.Close() //nolint:errcheck // of a listener that served nobody
 		out[i] = l.Addr().String()
 	}
 	return out

@@ -38,7 +38,7 @@ func TestRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cl.Close()
+	defer cl.Close() //nolint:errcheck // it always succeeds
 	session, err := cl.OpenSession(t.Context(), engine.SessionConfig{TTL: 15 * time.Second})
 	if err != nil {
 		t.Fatal(err)
