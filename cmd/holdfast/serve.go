@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.opentelemetry.io/otel"
+
 	"holdfast.dev/internal/cert"
 	"holdfast.dev/internal/cli"
 	"holdfast.dev/internal/config"
@@ -62,6 +64,9 @@ func (c *serveCmd) Run(a *app, ctx *runContext) error {
 	signals, stopSignals := a.env.Signals(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stopSignals()
 	logger := c.logger(a)
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		logger.Warn("traces", slog.String("error", err.Error()))
+	}))
 
 	sctx, cancel := context.WithTimeout(ctx, c.StartTimeout)
 	defer cancel()

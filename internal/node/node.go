@@ -217,7 +217,7 @@ func (n *Node) Close(ctx context.Context) error {
 		errs = append(errs, n.engine.Close(), n.base.Close())
 	}
 	if n.traces != nil {
-		errs = append(errs, n.traces.close(ctx))
+		n.traces.close(ctx, n.cfg.Logger)
 	}
 	return errors.Join(errs...)
 }

@@ -2,7 +2,10 @@ package node
 
 import (
 	"context"
-	"errors"
+	"log/slog"
+	neturl "net/url"
+	"strings"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
@@ -18,6 +21,9 @@ func newTraces(ctx context.Context, url, node string) (*traces, error) {
 	if url == "" {
 		return nil, nil // nil is "off"
 	}
+	if u, err := neturl.Parse(url); err == nil && strings.Trim(u.Path, "/") == "" {
+		url = u.JoinPath("v1", "traces").String() // where collectors listen
+	}
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(url))
 	if err != nil {
 		return nil, err
@@ -30,6 +36,14 @@ func newTraces(ctx context.Context, url, node string) (*traces, error) {
 	)}, nil
 }
 
-func (t *traces) close(ctx context.Context) error {
-	return errors.Join(t.provider.ForceFlush(ctx), t.provider.Shutdown(ctx))
+// lastSpans bounds how long the last spans are tried to be sent: a collector
+// that is away must not hold up the end of the node, nor make it a failure.
+const lastSpans = time.Second
+
+func (t *traces) close(ctx context.Context, l *slog.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, lastSpans)
+	defer cancel()
+	if err := t.provider.Shutdown(ctx); err != nil {
+		l.WarnContext(ctx, "the last traces are lost", slog.String("error", err.Error()))
+	}
 }
