@@ -131,7 +131,7 @@ func (m *Manager) fenced(ctx context.Context, o Owner, name string, vanished Lea
 	if err == nil {
 		return nil
 	}
-	return errors.Join(err, m.giveUp(ctx, o, name))
+	return m.giveUp(ctx, o, name, err)
 }
 
 // Leader reads who leads, linearizably; ErrNotFound says that nobody does.

@@ -2,7 +2,6 @@ package election
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"holdfast.dev"
@@ -76,17 +75,21 @@ func (m *Manager) campaign(ctx context.Context, o Owner, name string, value []by
 	}
 	if err := m.agent.Change(ctx, o, name, nil, true); err != nil {
 		if !keep {
-			err = errors.Join(err, m.giveUp(ctx, o, name))
+			err = m.giveUp(ctx, o, name, err)
 		}
 		return Grant{}, err
 	}
 	return Grant{Name: name, Token: token}, nil
 }
 
-// giveUp leaves a campaign that was won to the next one. The agent goes on with
-// that by itself if it takes longer than an attempt.
-func (m *Manager) giveUp(ctx context.Context, o Owner, name string) error {
+// giveUp leaves a campaign that was won, and then failed with err, to the next
+// one. The agent goes on with that by itself if it takes longer than an attempt.
+// Whatever came of it at the quorum, the caller does not lead, and will not.
+func (m *Manager) giveUp(ctx context.Context, o Owner, name string, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.session.Attempt())
 	defer cancel()
-	return m.agent.Release(ctx, o, name)
+	if rerr := m.agent.Release(ctx, o, name); rerr != nil {
+		err = fmt.Errorf("%w (given up: %w)", err, rerr)
+	}
+	return &holdfast.Error{Key: "election " + name, Op: "campaign", Code: holdfast.CodeOf(err), Outcome: holdfast.NotApplied, Err: err}
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -22,7 +21,7 @@ import (
 // random crashes, pauses and cuts, and checks what they saw.
 func TestSimulation(t *testing.T) {
 	simtest.Run(t, 150, func(t *testing.T, seed uint64) {
-		if faults := simulate(t, seed, nil); len(faults) > 0 {
+		if faults := simulate(t, 10, &simtest.World{Seed: seed, Length: 90 * time.Second, LateTxns: float64(seed%3) / 10}); len(faults) > 0 {
 			t.Fatal(strings.Join(faults, "\n"))
 		}
 	})
@@ -42,15 +41,8 @@ func TestSimulation_CatchesMutants(t *testing.T) {
 		{"late requests not retired", func(e engine.Engine) engine.Engine { return &mutant{Engine: e, unretired: true} }},
 	}
 	for _, m := range mutants {
-		t.Run(strings.ReplaceAll(m.name, " ", "-"), func(t *testing.T) {
-			t.Parallel()
-			for seed := uint64(1); seed <= 600; seed++ {
-				if faults := simulate(t, seed, m.wrap); len(faults) > 0 {
-					t.Logf("seed %d: %s", seed, faults[0])
-					return
-				}
-			}
-			t.Error("600 seeds and nobody noticed")
+		simtest.Caught(t, m.name, 600, func(t *testing.T, seed uint64) []string {
+			return simulate(t, 0, &simtest.World{Seed: seed, Length: 20 * time.Second, LateTxns: 0.3, Wrap: m.wrap})
 		})
 	}
 }
@@ -82,17 +74,11 @@ func (m *mutant) Txn(ctx context.Context, t engine.Txn) (engine.TxnResult, error
 func (m *mutant) Renew(ctx context.Context, id engine.LeaseID) (time.Duration, error) {
 	sent := time.Now()
 	ttl, err := m.Engine.Renew(ctx, id)
-	if m.fromReceipt {
+	if m.fromReceipt && simtest.Doze(ctx, 400*time.Millisecond) {
 		ttl += time.Since(sent)
 	}
 	return ttl, err
 }
-
-const (
-	simTTL     = 2 * time.Second
-	simClients = 4
-	simTime    = 90 * time.Second
-)
 
 // hold is one grant as its holder saw it.
 type hold struct {
@@ -106,187 +92,65 @@ type hold struct {
 }
 
 type simulation struct {
-	seed  uint64
-	start time.Time
-	store *engine.Memory
-	wrap  func(engine.Engine) engine.Engine
-	// duplicates: the network repeats requests that were answered. That harms
-	// nobody's exclusion, but it may leave a lock with a session that does not
-	// know; it comes free with the session. Without, it has to be free before.
-	duplicates bool
-	finished   sync.WaitGroup // clients that are done but for closing
-	judged     chan struct{}
+	*simtest.World
+	atLeast int // grants, or nothing was tested
 
-	mu       sync.Mutex // guards the fields below
-	holds    []hold
-	highest  map[string]holdfast.Token // what the resources have seen
-	refused  int                       // effects that fencing refused
-	failures []string
+	mu      sync.Mutex // guards the fields below
+	holds   []hold
+	highest map[string]holdfast.Token // what the resources have seen
+	refused int                       // effects that fencing refused
 }
 
-func (s *simulation) now() time.Duration { return time.Since(s.start) }
-
-func (s *simulation) failf(format string, args ...any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.failures = append(s.failures, fmt.Sprintf(format, args...))
+// simulate lets one world go by and returns what was wrong.
+func simulate(t *testing.T, atLeast int, w *simtest.World) []string {
+	s := &simulation{World: w, atLeast: atLeast, highest: map[string]holdfast.Token{}}
+	w.Clients = 4
+	w.Live, w.Afterwards = s.live, s.afterwards
+	return append(s.Run(t), s.check()...)
 }
 
-// simulate runs one seed and returns what was wrong.
-func simulate(t *testing.T, seed uint64, wrap func(engine.Engine) engine.Engine) []string {
-	var s *simulation
-	synctest.Test(t, func(t *testing.T) {
-		s = &simulation{
-			seed: seed, start: time.Now(), store: engine.NewMemory(engine.MemoryConfig{}),
-			wrap: wrap, highest: map[string]holdfast.Token{}, duplicates: seed%2 == 0, judged: make(chan struct{}),
-		}
-		s.finished.Add(simClients)
-		ctx, cancel := context.WithTimeout(t.Context(), simTime)
-		defer cancel()
-		var wg sync.WaitGroup
-		for i := range simClients {
-			wg.Go(func() { s.client(t.Context(), ctx, i) })
-		}
-		wg.Go(func() { s.leaderless(ctx) })
-		if !s.duplicates {
-			s.finished.Wait()
-			s.afterwards(t.Context())
-		}
-		close(s.judged)
-		wg.Wait()
-		if s.duplicates {
-			s.afterwards(t.Context())
-		}
-		if err := s.store.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return append(s.failures, s.check()...)
-}
-
-// leaderless lets the quorum lose its leader now and then.
-func (s *simulation) leaderless(ctx context.Context) {
-	rng := rand.New(rand.NewPCG(s.seed, 99))
-	for doze(ctx, time.Duration(rng.Int64N(int64(30*time.Second)))) {
-		s.store.Outage(true)
-		doze(context.WithoutCancel(ctx), time.Duration(rng.Int64N(int64(3*time.Second))))
-		s.store.Outage(false)
-	}
-}
-
-// doze waits, and says whether ctx still goes on.
-func doze(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.NewTimer(d).C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// client is one process: it opens sessions, works under each until it is lost
-// or the process crashes, and begins again.
-func (s *simulation) client(outer, ctx context.Context, i int) {
-	done := sync.OnceFunc(s.finished.Done)
-	defer done()
-	for life := uint64(0); ctx.Err() == nil; life++ {
-		rng := rand.New(rand.NewPCG(s.seed, uint64(i)<<32|life))
-		faults := engine.FaultConfig{Seed: rng.Uint64(), LoseRequest: 0.02, LoseResponse: 0.03, DelayP: 0.2, Delay: 700 * time.Millisecond}
-		if rng.IntN(2) == 0 {
-			faults.DelayP, faults.Delay = 0.15, 5*time.Second
-		}
-		if s.duplicates {
-			faults.Duplicate = 0.03
-		}
-		net := engine.Faulty(s.store, faults)
-		var e engine.Engine = net
-		if s.wrap != nil {
-			e = s.wrap(net)
-		}
-		s.life(outer, ctx, i, rng, net, e, done)
-		if err := net.Close(); err != nil {
-			s.failf("client %d: close network: %v", i, err)
-		}
-	}
-}
-
-func (s *simulation) life(outer, ctx context.Context, i int, rng *rand.Rand, net *engine.FaultyEngine, e engine.Engine, done func()) {
-	session, err := engine.OpenSession(ctx, e, engine.SessionConfig{TTL: simTTL, ID: engine.SessionID(rng.Int64N(1<<62) + 1)})
-	if err != nil {
-		return // the run is over
-	}
-	locks := lock.New(session, lock.Config{})
-	life, crash := context.WithTimeout(ctx, time.Duration(rng.Int64N(int64(40*time.Second))))
-	defer crash()
-	stop := context.AfterFunc(session.Context(), crash)
-	defer stop()
+// live is two workers under one session.
+func (s *simulation) live(ctx context.Context, l *simtest.Life) (end func()) {
+	locks := lock.New(l.Session, lock.Config{})
 	var wg sync.WaitGroup
 	for w := range 2 {
-		seed := rng.Uint64()
-		wg.Go(func() { s.worker(life, i, locks, rand.New(rand.NewPCG(seed, uint64(w)))) })
-	}
-	for life.Err() == nil { // what befalls the process
-		if !doze(life, time.Duration(rng.Int64N(int64(8*time.Second)))) {
-			break
-		}
-		switch rng.IntN(4) {
-		case 0:
-			net.Cut(true)
-			doze(life, time.Duration(rng.Int64N(int64(4*time.Second))))
-			net.Cut(false)
-		case 1:
-			net.Pause()
-			doze(life, time.Duration(rng.Int64N(int64(4*time.Second))))
-			net.Resume()
-		}
+		rng := rand.New(rand.NewPCG(l.Rng.Uint64(), uint64(w)))
+		wg.Go(func() { s.worker(ctx, l.Client, locks, rng) })
 	}
 	wg.Wait()
-	if ctx.Err() != nil && !s.duplicates {
-		done()
-		<-s.judged
-	}
-	crashed := rng.IntN(2) == 0 && ctx.Err() == nil
-	if crashed {
-		net.Cut(true) // it dies without a word; the quorum has to notice
-	}
-	locks.Close()
-	bye, cancel := context.WithTimeout(outer, simTTL)
-	defer cancel()
-	if err := session.Close(bye); err != nil && !crashed && ctx.Err() == nil && holdfast.OutcomeOf(err) != holdfast.Unknown {
-		s.failf("client %d: close session: %v", i, err)
-	}
+	return locks.Close
 }
 
 // worker acquires, acts and releases.
 func (s *simulation) worker(ctx context.Context, client int, locks *lock.Manager, rng *rand.Rand) {
 	for ctx.Err() == nil {
 		name := []string{"a", "b"}[rng.IntN(2)]
-		opts := []lock.Option{lock.WaitAtMost(time.Duration(rng.Int64N(int64(10 * time.Second))))}
+		opts := []lock.Option{lock.WaitAtMost(simtest.UpTo(rng, 10*time.Second))}
 		exclusive := rng.IntN(4) > 0
 		if !exclusive {
 			opts = append(opts, lock.Shared())
 		}
-		asked := s.now()
+		asked := s.Now()
 		h, err := locks.Acquire(ctx, name, opts...)
 		if err != nil {
 			if holdfast.OutcomeOf(err) != holdfast.NotApplied {
-				s.failf("client %d: acquire %s: outcome %v of %v", client, name, holdfast.OutcomeOf(err), err)
+				s.Failf("client %d: acquire %s: outcome %v of %v", client, name, holdfast.OutcomeOf(err), err)
 			}
-			doze(ctx, time.Duration(rng.Int64N(int64(time.Second))))
+			simtest.Doze(ctx, simtest.UpTo(rng, time.Second))
 			continue
 		}
-		rec := hold{name: name, client: client, token: h.Token(), exclusive: exclusive, asked: asked, from: s.now()}
+		rec := hold{name: name, client: client, token: h.Token(), exclusive: exclusive, asked: asked, from: s.Now()}
 		s.act(h, rng)
-		rec.until = s.now() // unless its context ended before
+		rec.until = s.Now() // unless its context ended before
 		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		if err := h.Release(bye); err == nil {
-			rec.released = s.now()
+			rec.released = s.Now()
 		}
 		cancel()
 		s.mu.Lock()
 		s.holds = append(s.holds, rec)
 		s.mu.Unlock()
-		doze(ctx, time.Duration(rng.Int64N(int64(500*time.Millisecond))))
+		simtest.Doze(ctx, simtest.UpTo(rng, 500*time.Millisecond))
 	}
 }
 
@@ -296,7 +160,7 @@ func (s *simulation) worker(ctx context.Context, client int, locks *lock.Manager
 func (s *simulation) act(h *lock.Held, rng *rand.Rand) {
 	for range 1 + rng.IntN(4) {
 		s.effect(h)
-		if !doze(h.Context(), time.Duration(rng.Int64N(int64(time.Second)))) {
+		if !simtest.Doze(h.Context(), simtest.UpTo(rng, time.Second)) {
 			return
 		}
 	}
@@ -318,35 +182,26 @@ func (s *simulation) effect(h *lock.Held) {
 
 // afterwards everything is well again: every lock has to become free, whatever
 // befell those who wanted it.
-func (s *simulation) afterwards(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	session, err := engine.OpenSession(ctx, s.store, engine.SessionConfig{TTL: simTTL})
-	if err != nil {
-		s.failf("afterwards: %v", err)
-		return
-	}
+func (s *simulation) afterwards(ctx context.Context, session *engine.Session) {
 	locks := lock.New(session, lock.Config{})
 	for _, name := range []string{"a", "b"} {
-		h, err := locks.Acquire(ctx, name, lock.WaitAtMost(10*time.Second))
+		h, err := locks.Acquire(ctx, name, lock.WaitAtMost(30*time.Second))
 		if err != nil {
 			info, _ := locks.Inspect(ctx, name)
-			s.failf("afterwards: %v: %+v", err, info)
+			s.Failf("afterwards: %v: %+v", err, info)
 			continue
 		}
 		s.mu.Lock()
-		if h.Token() <= s.highest[name] {
-			s.failures = append(s.failures, fmt.Sprintf("afterwards: %s: token %v after %v", name, h.Token(), s.highest[name]))
-		}
+		highest := s.highest[name]
 		s.mu.Unlock()
+		if h.Token() <= highest {
+			s.Failf("afterwards: %s: token %v after %v", name, h.Token(), highest)
+		}
 		if err := h.Release(ctx); err != nil {
-			s.failf("afterwards: %v", err)
+			s.Failf("afterwards: %v", err)
 		}
 	}
 	locks.Close()
-	if err := session.Close(ctx); err != nil {
-		s.failf("afterwards: %v", err)
-	}
 }
 
 // check judges the history: nobody believed in a lock at the same time as
@@ -354,7 +209,7 @@ func (s *simulation) afterwards(ctx context.Context) {
 // in which tokens grow and each waits for those before it to end.
 func (s *simulation) check() []string {
 	var faults []string
-	if len(s.holds) < 10 {
+	if len(s.holds) < s.atLeast {
 		faults = append(faults, fmt.Sprintf("only %d grants: nothing was tested", len(s.holds)))
 	}
 	for i, a := range s.holds {

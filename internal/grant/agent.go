@@ -193,11 +193,16 @@ func (a *Agent) Release(ctx context.Context, o Owner, name string) error {
 }
 
 // Change replaces the value of o's grant (nil leaves it) and marks it ready.
-// ErrLost says that o holds no grant.
+// Of several values the last one stays. ErrLost says that o holds no grant.
 func (a *Agent) Change(ctx context.Context, o Owner, name string, value []byte, ready bool) error {
 	c := &alteration{change: change{owner: o, value: value, ready: ready}, done: make(chan error, 1)}
 	a.mu.Lock()
 	e := a.entry(name)
+	for _, older := range e.changes {
+		if value != nil && older.value != nil && older.owner == o {
+			older.value = value // what was not done yet must not undo this
+		}
+	}
 	e.changes = append(e.changes, c)
 	a.poke(e)
 	a.mu.Unlock()

@@ -92,7 +92,6 @@ type storedClaim struct {
 	Value   []byte `json:"value,omitempty"`
 	Granted int64  `json:"rev,omitempty"`
 	Waits   bool   `json:"waits,omitempty"` // a holder that is not ready
-
 }
 
 type storedRecord struct {

@@ -44,7 +44,7 @@ internal/node      : . client engine engine/embed engine/etcd internal/server in
 internal/runner    :                                  |
 internal/devcluster :                                 |
 internal/lint      :                                  |
-internal/simtest   :                                  |
+internal/simtest   : . engine                         |
 internal/pgtest    :                                  | github.com/jackc/pgx
 cmd/holdfast       : *                                | github.com/alecthomas/kong
 examples/fenced-ledger : . fence                      | github.com/jackc/pgx modernc.org/sqlite
