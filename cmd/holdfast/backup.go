@@ -31,8 +31,20 @@ type backupJSON struct {
 	Revision int64  `json:"revision"`
 }
 
+// Help is the long text of the command.
+func (backupCmd) Help() string {
+	return `The copy is consistent and checked on its way; it appears under its name only when it is whole. It takes as long as it takes: --timeout bounds only the connecting.`
+}
+
 func (c *backupCmd) Run(a *app, ctx *runContext) error {
-	return a.nodes(ctx, func(ctx context.Context, cl *client.Client) (err error) {
+	if a.globals.Engine != "" {
+		return errNoNodes
+	}
+	ictx, stop := a.interruptible(ctx)
+	defer stop()
+	octx, cancel := context.WithTimeout(ictx, a.globals.Timeout)
+	defer cancel()
+	return a.dialed(octx, ictx, func(ctx context.Context, cl *client.Client) (err error) {
 		file := a.env.Path(c.File)
 		if _, err := os.Lstat(file); err == nil {
 			return cli.Usage("backup: %s exists already", c.File)

@@ -39,14 +39,21 @@ func toClusterMemberJSON(m client.Member) clusterMemberJSON {
 	return j
 }
 
+var errNoNodes = cli.Usage("--engine: there are no nodes to operate; use etcd's own tools")
+
 // nodes connects to nodes, for what an etcd cluster alone does not have.
 func (a *app) nodes(ctx context.Context, f func(context.Context, *client.Client) error) error {
 	if a.globals.Engine != "" {
-		return cli.Usage("--engine: there are no nodes to operate; use etcd's own tools")
+		return errNoNodes
 	}
 	ctx, stop := a.timed(ctx)
 	defer stop()
-	c, err := access.Dial(ctx, a.where())
+	return a.dialed(ctx, ctx, f)
+}
+
+// dialed connects to nodes until f returns. Dialling ends with octx.
+func (a *app) dialed(octx, ctx context.Context, f func(context.Context, *client.Client) error) error {
+	c, err := access.Dial(octx, a.where())
 	if err != nil {
 		return err
 	}

@@ -160,6 +160,9 @@ func (a *app) hold(ctx context.Context, args []string, h holdFlags, subject stri
 			return err
 		}
 		stopWaiting()
+		if a.interrupted.Load() { // at the last moment
+			return errors.Join(errInterrupted, a.release(ctx, g))
+		}
 		drop(signals)
 		res, err := runner.Run(context.WithoutCancel(ctx), runner.Command{
 			Args: args, Dir: a.env.Dir, Stdin: a.env.Stdin, Stdout: a.env.Stdout, Stderr: a.env.Stderr, Signals: signals,
@@ -187,9 +190,7 @@ func drop(signals <-chan os.Signal) {
 
 // ended releases, and says how the command ended.
 func (a *app) ended(ctx context.Context, subject string, g *grip, res runner.Result, err error, say func(string, ...any)) error {
-	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releasing)
-	defer cancel()
-	rerr := g.release(rctx)
+	rerr := a.release(ctx, g)
 	switch {
 	case errors.Is(err, runner.ErrNotFound):
 		return cli.WithCode(err, cli.ExitNotFound)
@@ -207,6 +208,13 @@ func (a *app) ended(ctx context.Context, subject string, g *grip, res runner.Res
 		return nil
 	}
 	return cli.Silent(res.Code)
+}
+
+// release gives back what was held, also after an interruption.
+func (a *app) release(ctx context.Context, g *grip) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releasing)
+	defer cancel()
+	return g.release(ctx)
 }
 
 // releasing bounds how long a release is tried; then the session's end does it.

@@ -220,10 +220,10 @@ var (
 	errEnough      = errors.New("enough") // ends a watch that was told how much to show
 )
 
-// interruptible is a context that ends with Ctrl-C or SIGTERM.
+// interruptible is a context that ends with Ctrl-C, SIGTERM or the terminal.
 func (a *app) interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	signals, stop := a.env.Signals(os.Interrupt, syscall.SIGTERM)
+	signals, stop := a.env.Signals(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
