@@ -1,8 +1,11 @@
 package grant
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"holdfast.dev"
@@ -103,18 +106,85 @@ type storedRecord struct {
 	Vanished *storedClaim  `json:"vanished,omitempty"`
 }
 
-func (c *Claim) stored() storedClaim {
-	s := storedClaim{
-		Session: c.Session.String(), Request: c.Request, Permits: c.Permits, Since: c.Since.UnixMilli(), Delay: int64(c.Delay),
-		Note: c.Note, Value: c.Value, Granted: c.Granted,
-	}
+// The stored form is written by hand, because it is most of what a grant costs
+// here; TestRecord_EncodeAsJSON holds it to what encoding/json would write.
+
+func (c *Claim) append(b []byte, waits bool) ([]byte, error) {
+	var err error
+	b = append(b, `{"session":"`...)
+	b = append(b, c.Session.String()...)
 	if c.Agent != c.Session {
-		s.Agent = c.Agent.String()
+		b = append(b, `","agent":"`...)
+		b = append(b, c.Agent.String()...)
+	}
+	b = append(b, `","req":`...)
+	if b, err = appendString(b, c.Request); err != nil {
+		return nil, err
 	}
 	if c.Mode != Exclusive {
-		s.Mode = c.Mode
+		b = append(b, `,"mode":`...)
+		if b, err = appendString(b, string(c.Mode)); err != nil {
+			return nil, err
+		}
 	}
-	return s
+	b = appendInt(b, `,"permits":`, int64(c.Permits))
+	b = append(b, `,"since":`...)
+	b = strconv.AppendInt(b, c.Since.UnixMilli(), 10)
+	b = appendInt(b, `,"delay":`, int64(c.Delay))
+	if c.Note != "" {
+		b = append(b, `,"note":`...)
+		if b, err = appendString(b, c.Note); err != nil {
+			return nil, err
+		}
+	}
+	if len(c.Value) > 0 {
+		b = append(b, `,"value":"`...)
+		b = base64.StdEncoding.AppendEncode(b, c.Value)
+		b = append(b, '"')
+	}
+	b = appendInt(b, `,"rev":`, c.Granted)
+	if waits {
+		b = append(b, `,"waits":true`...)
+	}
+	return append(b, '}'), nil
+}
+
+// appendInt appends a number that is not 0, after its name.
+func appendInt(b []byte, name string, n int64) []byte {
+	if n == 0 {
+		return b
+	}
+	return strconv.AppendInt(append(b, name...), n, 10)
+}
+
+// appendString appends a JSON string.
+func appendString(b []byte, s string) ([]byte, error) {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
+			quoted, err := json.Marshal(s)
+			return append(b, quoted...), err
+		}
+	}
+	b = append(b, '"')
+	b = append(b, s...)
+	return append(b, '"'), nil
+}
+
+func appendClaims(b []byte, name string, claims []Claim, waits func(*Claim) bool) ([]byte, error) {
+	if len(claims) == 0 {
+		return b, nil
+	}
+	b = append(b, name...)
+	for i := range claims {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		var err error
+		if b, err = claims[i].append(b, waits(&claims[i])); err != nil {
+			return nil, err
+		}
+	}
+	return append(b, ']'), nil
 }
 
 func (s *storedClaim) claim(rev int64) (Claim, error) {
@@ -142,20 +212,29 @@ func (s *storedClaim) claim(rev int64) (Claim, error) {
 }
 
 func (r *Record) encode() ([]byte, error) {
-	s := storedRecord{Capacity: r.Capacity, Run: r.Run, Delayed: r.Delayed}
-	for i := range r.Holders {
-		h := r.Holders[i].stored()
-		h.Waits = !r.Holders[i].Ready
-		s.Holders = append(s.Holders, h)
+	b := make([]byte, 0, 128*(len(r.Holders)+len(r.Queue)+1))
+	b = appendInt(b, `,"capacity":`, int64(r.Capacity))
+	b, err := appendClaims(b, `,"holders":[`, r.Holders, func(c *Claim) bool { return !c.Ready })
+	if err == nil {
+		b, err = appendClaims(b, `,"queue":[`, r.Queue, func(*Claim) bool { return false })
 	}
-	for i := range r.Queue {
-		s.Queue = append(s.Queue, r.Queue[i].stored())
+	if err != nil {
+		return nil, err
+	}
+	b = appendInt(b, `,"run":`, int64(r.Run))
+	if r.Delayed {
+		b = append(b, `,"delayed":true`...)
 	}
 	if r.Vanished != nil {
-		v := r.Vanished.stored()
-		s.Vanished = &v
+		if b, err = r.Vanished.append(append(b, `,"vanished":`...), false); err != nil {
+			return nil, err
+		}
 	}
-	return json.Marshal(s)
+	if len(b) == 0 {
+		return []byte("{}"), nil
+	}
+	b[0] = '{'
+	return append(b, '}'), nil
 }
 
 // decode reads the record that was written at revision rev.
