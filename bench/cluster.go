@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -71,8 +72,8 @@ func (c *cluster) onClose(f func()) { c.closers = append(c.closers, f) }
 
 // close ends everything in the reverse order.
 func (c *cluster) close() {
-	for i := len(c.closers) - 1; i >= 0; i-- {
-		c.closers[i]()
+	for _, f := range slices.Backward(c.closers) {
+		f()
 	}
 }
 

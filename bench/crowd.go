@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -45,7 +44,7 @@ func runCrowd(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if err := inParallel(ctx, *n, openers, open); err != nil {
 		return err
 	}
-	fmt.Fprintln(stdout, "ready")
+	say(stdout, "ready")
 	<-ctx.Done()
 	return nil
 }
@@ -121,8 +120,5 @@ func inParallel(ctx context.Context, n, at int, f func(context.Context, int) err
 	}
 	close(next)
 	wg.Wait()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) || ctx.Err() == nil {
-		return err
-	}
-	return ctx.Err()
+	return context.Cause(ctx)
 }

@@ -260,20 +260,18 @@ func (k *career) pursue(ctx context.Context, p pair, origin time.Time, killed, b
 			after = true
 		default:
 		}
-		err := p(context.WithoutCancel(ctx))
-		switch {
-		case err == nil:
-			k.successes = append(k.successes, time.Since(origin))
-			if after && !told {
-				told = true
-				back <- struct{}{}
-			}
-		default:
+		if err := p(context.WithoutCancel(ctx)); err != nil {
 			k.errors++
 			if _, ours := errors.AsType[*holdfast.Error](err); !ours || holdfast.OutcomeOf(err) == holdfast.Unknown {
 				k.unknown++ // etcd's client does not tell, so its caller cannot know
 			}
 			_ = pause(ctx, 10*time.Millisecond) // or the end, which the loop sees
+			continue
+		}
+		k.successes = append(k.successes, time.Since(origin))
+		if after && !told {
+			told = true
+			back <- struct{}{}
 		}
 	}
 }

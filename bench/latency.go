@@ -104,7 +104,7 @@ func enginePair(e engine.Engine, key string, value []byte) pair {
 			Then: []engine.Op{engine.Delete(key)},
 			Else: []engine.Op{engine.Get(key)},
 		})
-		if err == nil && !(got.Succeeded && gone.Succeeded) {
+		if err == nil && (!got.Succeeded || !gone.Succeeded) {
 			err = errTaken
 		}
 		return err
@@ -125,7 +125,7 @@ func clientPair(c *clientv3.Client, key string, value []byte) pair {
 			If(clientv3.Compare(clientv3.ModRevision(key), "=", got.Header.Revision)).
 			Then(clientv3.OpDelete(key)).
 			Else(clientv3.OpGet(key)).Commit()
-		if err == nil && !(got.Succeeded && gone.Succeeded) {
+		if err == nil && (!got.Succeeded || !gone.Succeeded) {
 			err = errTaken
 		}
 		return err

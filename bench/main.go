@@ -82,7 +82,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == crowdCommand {
 		if err := runCrowd(ctx, args[1:], stdout, stderr); err != nil {
-			fmt.Fprintln(stderr, "bench crowd:", err)
+			say(stderr, "bench crowd: %v", err)
 			return 1
 		}
 		return 0
@@ -92,17 +92,17 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		fmt.Fprintln(stderr, "bench:", err)
+		say(stderr, "bench: %v", err)
 		return 64
 	case o.list:
 		for _, b := range benchmarks {
-			fmt.Fprintf(stdout, "%-10s %s\n", b.name, b.about)
+			say(stdout, "%-10s %s", b.name, b.about)
 		}
 		return 0
 	}
 	rep, err := runAll(ctx, o, stderr)
 	if err != nil {
-		fmt.Fprintln(stderr, "bench:", err)
+		say(stderr, "bench: %v", err)
 		if ctx.Err() != nil {
 			return 130
 		}
@@ -135,7 +135,7 @@ func runAll(ctx context.Context, o options, log io.Writer) (*report, error) {
 		if !o.run.MatchString(b.name) {
 			continue
 		}
-		fmt.Fprintf(log, "%s: %s\n", b.name, b.about)
+		say(log, "%s: %s", b.name, b.about)
 		rows, err := runOne(ctx, o, dir, b, log)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)

@@ -42,8 +42,11 @@ type bench struct {
 }
 
 func (b *bench) logf(format string, args ...any) {
-	fmt.Fprintf(b.log, "  "+format+"\n", args...)
+	say(b.log, "  "+format, args...)
 }
+
+// say writes a line for people. A line that cannot be written is lost.
+func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
 
 // pair is one acquisition and its release.
 type pair func(context.Context) error

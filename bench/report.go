@@ -91,23 +91,29 @@ func (r *report) writeJSON(w io.Writer) error {
 // writeTable writes for people. Figures are medians of the rounds, ratios the
 // median of the rounds' ratios with the least and the greatest.
 func (r *report) writeTable(w io.Writer) error {
-	fmt.Fprintf(w, "%s\n%d rounds of %s, arms in turn; ratio: ours to the peer's, median of the rounds [least–greatest]\n\n",
+	var out, cells strings.Builder
+	fmt.Fprintf(&out, "%s\n%d rounds of %s, arms in turn; ratio: ours to the peer's, median of the rounds [least–greatest]\n\n",
 		r.Machine, r.Rounds, r.Time)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "what\tours\tpeer\tratio\ttarget\tmet")
+	cells.WriteString("what\tours\tpeer\tratio\ttarget\tmet\n")
 	for i := range r.Rows {
-		fmt.Fprintln(t, strings.Join(r.Rows[i].cells(), "\t"))
+		cells.WriteString(strings.Join(r.Rows[i].cells(), "\t") + "\n")
 	}
-	err := t.Flush()
+	t := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	if _, err := io.WriteString(t, cells.String()); err != nil {
+		return err
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
 	for i := range r.Rows {
 		if n := r.Rows[i].Note; n != "" {
-			fmt.Fprintf(w, "\n%s: %s", r.Rows[i].What, n)
+			fmt.Fprintf(&out, "\n%s: %s", r.Rows[i].What, n)
 		}
 	}
 	for _, f := range r.Failed {
-		fmt.Fprintf(w, "\nFAILED %s", f)
+		fmt.Fprintf(&out, "\nFAILED %s", f)
 	}
-	fmt.Fprintln(w)
+	_, err := io.WriteString(w, out.String()+"\n")
 	return err
 }
 

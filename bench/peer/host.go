@@ -195,7 +195,7 @@ func FreePorts(ctx context.Context, n int) ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() //nolint:errcheck,revive // of a listener that served nobody; all are held until the end
+		defer l.Close() //nolint:errcheck // of a listener that served nobody; all are held until the end
 		ports[i] = l.Addr().(*net.TCPAddr).Port
 	}
 	return ports, nil
