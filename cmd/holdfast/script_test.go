@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,6 +23,10 @@ import (
 // The test binary is also the holdfast binary: scripts that need a process of
 // its own call it with exec, the others run it inside this one.
 func TestMain(m *testing.M) {
+	// They wait for processes and timeouts most of the time.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"holdfast": main})
 }
 
