@@ -78,7 +78,8 @@ type Ask struct {
 	Note     string
 	Value    []byte
 	// Keep leaves a grant that comes too late for the caller with its owner,
-	// who may ask again; otherwise the agent gives it back.
+	// who may ask again; otherwise, and when the context ended with ErrBusy, the
+	// agent gives it back.
 	Keep bool
 }
 
@@ -125,7 +126,10 @@ func (a *Agent) Acquire(ctx context.Context, ask Ask) (Grant, error) {
 		e.waiting = slices.Delete(e.waiting, i, i+1)
 		again := slices.ContainsFunc(e.waiting, func(o *wish) bool { return o.is(ask.Owner) })
 		if !again {
-			e.leaving = append(e.leaving, &departure{leave: leave{owner: ask.Owner, waiting: ask.Keep}})
+			// Who is told that his wait is over, rather than that his call is, does not
+			// ask again.
+			keep := ask.Keep && waitCode(ctx) != holdfast.CodeBusy
+			e.leaving = append(e.leaving, &departure{leave: leave{owner: ask.Owner, waiting: keep}})
 			a.poke(e)
 		}
 	}

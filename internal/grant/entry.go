@@ -41,13 +41,15 @@ type result struct {
 // departure is a leave that is told when it is done; done may be nil.
 type departure struct {
 	leave
-	done chan error
+	done    chan error
+	checked bool // the record was read since it was asked for
 }
 
 // alteration is a change that is told when it is done.
 type alteration struct {
 	change
-	done chan error
+	done    chan error
+	checked bool // the record was read since it was asked for
 }
 
 // news is a state of the record that the feed saw.
@@ -143,13 +145,14 @@ func (a *Agent) work(e *entry) {
 func (a *Agent) next(e *entry) (step func() error) {
 	if a.ctx.Err() != nil {
 		e.abort(context.Cause(a.ctx))
+		e.working = false
+		return nil
 	}
 	if err := e.catchUp(a.key(e.name)); err != nil {
 		e.abort(err)
 	}
-	a.settle(e)
-	if !e.known && (len(e.leaving) > 0 || len(e.changes) > 0) {
-		return func() error { return a.look(e, nil) }
+	if doubt := a.settle(e); doubt || !e.known && (len(e.leaving) > 0 || len(e.changes) > 0) {
+		return e.step(func() error { return a.look(e, nil) })
 	}
 	v := a.view(e)
 	p := decide(v)
@@ -178,10 +181,21 @@ func (a *Agent) next(e *entry) (step func() error) {
 // step notes that what waits now is older than what the step will find out.
 // a.mu is held.
 func (e *entry) step(f func() error) func() error {
-	for _, w := range e.waiting {
-		w.checked = true
-	}
+	e.mark(true)
 	return f
+}
+
+// mark sets whether the record was read since what is asked now was asked.
+func (e *entry) mark(checked bool) {
+	for _, w := range e.waiting {
+		w.checked = checked
+	}
+	for _, d := range e.leaving {
+		d.checked = checked
+	}
+	for _, c := range e.changes {
+		c.checked = checked
+	}
 }
 
 // served says whether agent looks after a holder: then its record is kept, so
@@ -221,17 +235,27 @@ func (e *entry) markQueued() {
 	}
 }
 
-// settle answers what the record as it is known answers. a.mu is held.
-func (a *Agent) settle(e *entry) {
+// settle answers what the record as it is known answers. Doubt says that some of
+// it may have changed at another agent before it was asked for: what this one
+// knows may be older, unless the claims are those of its own session, which
+// nobody else makes. a.mu is held.
+func (a *Agent) settle(e *entry) (doubt bool) {
 	if !e.known {
-		return
+		return false
+	}
+	sure := func(o Owner, checked bool) bool {
+		sure := checked || o.Session == a.session.ID()
+		doubt = doubt || !sure
+		return sure
 	}
 	e.waiting = slices.DeleteFunc(e.waiting, func(w *wish) bool {
-		h := e.record.holder(Owner{w.Session, w.Request})
-		if h != nil {
-			w.result <- result{grant: Grant{Revision: h.Granted, Mode: h.Mode, Permits: h.Permits, Vanished: e.record.Vanished}}
+		o := Owner{w.Session, w.Request}
+		h := e.record.holder(o)
+		if h == nil || !sure(o, w.checked || w.queued) {
+			return false
 		}
-		return h != nil
+		w.result <- result{grant: Grant{Revision: h.Granted, Mode: h.Mode, Permits: h.Permits, Vanished: e.record.Vanished}}
+		return true
 	})
 	e.leaving = slices.DeleteFunc(e.leaving, func(d *departure) bool {
 		there := find(e.record.Queue, d.owner) != nil || !d.waiting && e.record.holder(d.owner) != nil
@@ -239,23 +263,28 @@ func (a *Agent) settle(e *entry) {
 			c := find(e.record.Queue, d.owner)
 			there = c != nil && c.Agent == a.session.ID()
 		}
-		if !there && d.done != nil {
-			d.done <- nil
-		}
-		return !there
-	})
-	e.changes = slices.DeleteFunc(e.changes, func(c *alteration) bool {
-		h := e.record.holder(c.owner)
-		switch {
-		case h == nil:
-			c.done <- &holdfast.Error{Code: holdfast.CodeLost, Outcome: holdfast.NotApplied, Err: errors.New("not held")}
-		case (c.value == nil || string(h.Value) == string(c.value)) && (!c.ready || h.Ready):
-			c.done <- nil
-		default:
+		if there || !d.waiting && !sure(d.owner, d.checked) {
 			return false
+		}
+		if d.done != nil {
+			d.done <- nil
 		}
 		return true
 	})
+	e.changes = slices.DeleteFunc(e.changes, func(c *alteration) bool {
+		h := e.record.holder(c.owner)
+		differs := h != nil && ((c.value != nil && string(h.Value) != string(c.value)) || c.ready && !h.Ready)
+		switch {
+		case differs || !sure(c.owner, c.checked):
+			return false
+		case h == nil:
+			c.done <- &holdfast.Error{Code: holdfast.CodeLost, Outcome: holdfast.NotApplied, Err: errors.New("not held")}
+		default:
+			c.done <- nil
+		}
+		return true
+	})
+	return doubt
 }
 
 // view is what the machine decides on. a.mu is held.
@@ -451,25 +480,41 @@ func (e *entry) note(id engine.SessionID, gone bool) {
 }
 
 // failed deals with a step that got no answer or a refusal: what time can mend
-// is tried again, anything else is told to everybody who asked.
+// is tried again, anything else is told to everybody who asked. What they have
+// in the record's queue is still taken out, when that can be done: nobody else
+// would.
 func (a *Agent) failed(e *entry, err error) {
+	pause := a.session.Attempt() / 16
 	a.mu.Lock()
-	for _, w := range e.waiting {
-		w.checked = false
-	}
-	a.mu.Unlock()
-	switch holdfast.CodeOf(err) {
+	e.mark(false)
+	switch code := holdfast.CodeOf(err); code {
 	case holdfast.CodeNoQuorum, holdfast.CodeDeadline, holdfast.CodeCanceled, holdfast.CodeUnknown:
-		t := time.NewTimer(a.session.Attempt() / 16)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-a.ctx.Done():
-		}
 	default:
-		a.mu.Lock()
+		owed := e.owed()
 		e.abort(err)
 		e.known, e.record, e.mod = false, Record{}, 0
-		a.mu.Unlock()
+		if code != holdfast.CodeInternal && code != holdfast.CodeLost && code != holdfast.CodeClosed {
+			e.leaving, pause = owed, a.session.Attempt()
+		}
 	}
+	a.mu.Unlock()
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-a.ctx.Done():
+	}
+}
+
+// owed is what is to be taken out of the record when everybody is told that
+// he has failed.
+func (e *entry) owed() []*departure {
+	owed := make([]*departure, 0, len(e.waiting)+len(e.leaving))
+	for _, w := range e.waiting {
+		owed = append(owed, &departure{leave: leave{owner: Owner{w.Session, w.Request}}})
+	}
+	for _, d := range e.leaving {
+		owed = append(owed, &departure{leave: d.leave})
+	}
+	return owed
 }
