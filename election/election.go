@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -26,7 +24,6 @@ const (
 type Manager struct {
 	session *engine.Session
 	agent   *grant.Agent
-	seq     atomic.Uint64
 
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
@@ -100,7 +97,7 @@ type Leader struct {
 // (ErrLost). When it returns an error this process does not lead, and will not.
 // The Leadership outlives ctx.
 func (m *Manager) Campaign(ctx context.Context, name string, value []byte, opts ...Option) (*Leadership, error) {
-	o := Owner{Session: m.session.ID(), Request: strconv.FormatUint(m.seq.Add(1), 36)}
+	o := Owner{Session: m.session.ID(), Request: m.session.NextRequest()}
 	fence := NewOptions(opts...).Fence
 	g, err := m.campaign(ctx, o, name, value, FenceRequest{Ask: fence != nil}, false)
 	if v, ok := errors.AsType[*VanishedError](err); ok {

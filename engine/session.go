@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"holdfast.dev"
@@ -31,6 +32,8 @@ type Session struct {
 	engine Engine
 	slots  *slots
 	guard  guard
+
+	requests atomic.Uint64 // numbers given out by NextRequest
 }
 
 // OpenSession opens a session on e. It tries until ctx ends; afterwards ctx no
@@ -63,6 +66,9 @@ func openSession(ctx context.Context, e Engine, cfg SessionConfig) (*Session, er
 
 // Engine is the engine the session was opened on.
 func (s *Session) Engine() Engine { return s.engine }
+
+// NextRequest names a claim made under the session; no name is given twice.
+func (s *Session) NextRequest() string { return strconv.FormatUint(s.requests.Add(1), 36) }
 
 // Alive is the guard "this session still exists".
 func (s *Session) Alive() Compare { return Alive(s.cfg.ID) }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"sync/atomic"
 	"time"
 
 	"holdfast.dev"
@@ -27,7 +25,6 @@ type Config struct {
 type Manager struct {
 	session *engine.Session
 	agent   *grant.Agent
-	seq     atomic.Uint64
 }
 
 // New is a manager under session s. It starts nothing until it is used, and is
@@ -47,7 +44,7 @@ func (m *Manager) Acquire(ctx context.Context, name string, opts ...Option) (*He
 	if err := CheckReentry(ctx, name); err != nil {
 		return nil, err
 	}
-	o := Owner{Session: m.session.ID(), Request: strconv.FormatUint(m.seq.Add(1), 36)}
+	o := Owner{Session: m.session.ID(), Request: m.session.NextRequest()}
 	g, err := m.acquire(ctx, o, name, r, false)
 	if err != nil {
 		return nil, err
