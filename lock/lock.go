@@ -138,9 +138,9 @@ type Claim struct {
 	Note    string
 }
 
-// Info is a lock as the quorum knows it. Waiters are those that the quorum
-// knows of; while a process hands over among its own goroutines it keeps the
-// others to itself.
+// Info is a lock as the quorum knows it. Waiters are those in the quorum's queue
+// and those of this process; another process that hands over among its own
+// waiters keeps them to itself.
 type Info struct {
 	Name     string
 	Capacity int // permits there are, of a semaphore

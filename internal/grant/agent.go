@@ -108,14 +108,14 @@ func (a *Agent) Acquire(ctx context.Context, ask Ask) (Grant, error) {
 	a.mu.Lock()
 	e := a.entry(ask.Name)
 	e.waiting = append(e.waiting, w)
-	a.poke(e)
+	a.poke(e) //nolint:contextcheck // it outlives the caller
 	a.mu.Unlock()
 
 	select {
 	case r := <-w.result:
 		return r.grant, a.refused(ask, r.err)
 	case <-a.ctx.Done():
-		a.wake(e)
+		a.wake(e) //nolint:contextcheck // it outlives the caller
 		r := <-w.result
 		return r.grant, a.refused(ask, r.err)
 	case <-ctx.Done():
@@ -130,7 +130,7 @@ func (a *Agent) Acquire(ctx context.Context, ask Ask) (Grant, error) {
 			// ask again.
 			keep := ask.Keep && waitCode(ctx) != holdfast.CodeBusy
 			e.leaving = append(e.leaving, &departure{leave: leave{owner: ask.Owner, waiting: keep}})
-			a.poke(e)
+			a.poke(e) //nolint:contextcheck // it outlives the caller
 		}
 	}
 	a.mu.Unlock()
@@ -183,13 +183,13 @@ func (a *Agent) Release(ctx context.Context, o Owner, name string) error {
 	a.mu.Lock()
 	e := a.entry(name)
 	e.leaving = append(e.leaving, d)
-	a.poke(e)
+	a.poke(e) //nolint:contextcheck // it outlives the caller
 	a.mu.Unlock()
 	select {
 	case err := <-d.done:
 		return a.fail(name, "release", a.own(o, err))
 	case <-a.ctx.Done():
-		a.wake(e)
+		a.wake(e) //nolint:contextcheck // it outlives the caller
 		return a.fail(name, "release", a.own(o, <-d.done))
 	case <-ctx.Done():
 		return a.fail(name, "release", &holdfast.Error{Code: waitCode(ctx), Outcome: holdfast.Unknown, Err: ctx.Err()})
@@ -208,13 +208,13 @@ func (a *Agent) Change(ctx context.Context, o Owner, name string, value []byte, 
 		}
 	}
 	e.changes = append(e.changes, c)
-	a.poke(e)
+	a.poke(e) //nolint:contextcheck // it outlives the caller
 	a.mu.Unlock()
 	select {
 	case err := <-c.done:
 		return a.fail(name, "change", a.own(o, err))
 	case <-a.ctx.Done():
-		a.wake(e)
+		a.wake(e) //nolint:contextcheck // it outlives the caller
 		return a.fail(name, "change", a.own(o, <-c.done))
 	case <-ctx.Done():
 		return a.fail(name, "change", &holdfast.Error{Code: waitCode(ctx), Outcome: holdfast.Unknown, Err: ctx.Err()})
@@ -229,7 +229,25 @@ type Snapshot struct {
 	ReadAt   int64 // revision of the store when it was read
 }
 
-// Read reads one name's record, linearizably.
+// addLocal puts this agent's own claims that wait outside the record behind its
+// queue, for those who look.
+func (a *Agent) addLocal(s *Snapshot) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e := a.entries[s.Name]
+	if e == nil {
+		return
+	}
+	for _, w := range e.waiting {
+		o := Owner{w.Session, w.Request}
+		if s.holder(o) == nil && find(s.Queue, o) == nil {
+			s.Queue = append(s.Queue, w.Claim)
+		}
+	}
+}
+
+// Read reads one name's record, linearizably, and adds what waits at this agent
+// outside it.
 func (a *Agent) Read(ctx context.Context, name string) (Snapshot, error) {
 	res, err := a.session.Engine().Range(ctx, engine.RangeRequest{Key: a.key(name)})
 	if err != nil {
@@ -240,6 +258,7 @@ func (a *Agent) Read(ctx context.Context, name string) (Snapshot, error) {
 		s.Revision = res.KVs[0].ModRevision
 		s.Record, err = decode(a.key(name), res.KVs[0].Value, s.Revision)
 	}
+	a.addLocal(&s)
 	return s, a.fail(name, "read", err)
 }
 
@@ -263,7 +282,9 @@ func (a *Agent) List(ctx context.Context, prefix, after string, limit int) ([]Sn
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, Snapshot{Record: rec, Name: kv.Key[len(a.key("")):], Revision: kv.ModRevision, ReadAt: res.Revision})
+		s := Snapshot{Record: rec, Name: kv.Key[len(a.key("")):], Revision: kv.ModRevision, ReadAt: res.Revision}
+		a.addLocal(&s)
+		list = append(list, s)
 	}
 	return list, nil
 }
