@@ -242,3 +242,28 @@ func TestAgent_RefusedForLackOfSpace(t *testing.T) {
 		}
 	})
 }
+
+// TestAgent_DelayIsNotCutShort: the delay of one holder outlasts the shorter one
+// of another who was lost after it.
+func TestAgent_DelayIsNotCutShort(t *testing.T) {
+	bubble(t, func(w *stage) {
+		long, short := w.session(), w.session()
+		s := w.session()
+		a := w.agent(s, Config{Kind: "lock", Sweep: true})
+		for o, d := range map[Owner]time.Duration{{long.ID(), "1"}: 30 * time.Second, {short.ID(), "1"}: time.Second} {
+			if _, err := a.Acquire(w.Context(), Ask{Owner: o, Name: "x", Mode: Shared, Delay: d, Keep: true}); err != nil {
+				w.Fatal(err)
+			}
+		}
+		_ = long.Close(w.Context())
+		lost := time.Now()
+		time.Sleep(time.Second)
+		_ = short.Close(w.Context())
+		if _, err := a.Acquire(w.Context(), Ask{Owner: Owner{s.ID(), "1"}, Name: "x", Mode: Exclusive}); err != nil {
+			w.Fatal(err)
+		}
+		if d := time.Since(lost); d < 30*time.Second {
+			w.Errorf("granted after %v", d)
+		}
+	})
+}

@@ -120,7 +120,9 @@ func (p *plan) drop(v view) (freed bool) {
 		return gone
 	})
 	if p.delay > 0 {
-		r.Delayed = true
+		// The key is put anew: a longer delay that runs already starts over.
+		p.delay = max(p.delay, r.Delay)
+		r.Delayed, r.Delay = true, p.delay
 	}
 	return freed
 }
@@ -256,7 +258,7 @@ func (p *plan) hold(c Claim, waiting *[]*wish) {
 	p.write = true
 	if p.next.Delayed {
 		p.noDelay = true
-		p.next.Delayed = false
+		p.next.Delayed, p.next.Delay = false, 0
 	}
 }
 

@@ -50,10 +50,11 @@ type Owner struct {
 type Record struct {
 	Capacity int // permits there are, while anybody has or wants some; else 0
 	Holders  []Claim
-	Queue    []Claim // first come first
-	Run      int     // how often in a row an agent served its own before the queue
-	Delayed  bool    // a lock-delay may be running: grant only if its key is missing
-	Vanished *Claim  // the last holder that was ready and vanished, until the next is
+	Queue    []Claim       // first come first
+	Run      int           // how often in a row an agent served its own before the queue
+	Delayed  bool          // a lock-delay may be running: grant only if its key is missing
+	Delay    time.Duration // the longest that may be running
+	Vanished *Claim        // the last holder that was ready and vanished, until the next is
 }
 
 // empty says whether nothing would be lost with the record.
@@ -103,6 +104,7 @@ type storedRecord struct {
 	Queue    []storedClaim `json:"queue,omitempty"`
 	Run      int           `json:"run,omitempty"`
 	Delayed  bool          `json:"delayed,omitempty"`
+	Delay    int64         `json:"delay,omitempty"`
 	Vanished *storedClaim  `json:"vanished,omitempty"`
 }
 
@@ -225,6 +227,7 @@ func (r *Record) encode() ([]byte, error) {
 	if r.Delayed {
 		b = append(b, `,"delayed":true`...)
 	}
+	b = appendInt(b, `,"delay":`, int64(r.Delay))
 	if r.Vanished != nil {
 		if b, err = r.Vanished.append(append(b, `,"vanished":`...), false); err != nil {
 			return nil, err
@@ -243,7 +246,7 @@ func decode(key string, value []byte, rev int64) (Record, error) {
 	if err := json.Unmarshal(value, &s); err != nil {
 		return Record{}, corrupt(key, err)
 	}
-	r := Record{Capacity: s.Capacity, Run: s.Run, Delayed: s.Delayed}
+	r := Record{Capacity: s.Capacity, Run: s.Run, Delayed: s.Delayed, Delay: time.Duration(s.Delay)}
 	for i := range s.Holders {
 		c, err := s.Holders[i].claim(rev)
 		if err != nil {
