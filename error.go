@@ -9,6 +9,7 @@ import (
 // the sentinels (ErrBusy, …) with errors.Is.
 type Code uint8
 
+// The codes.
 const (
 	CodeUnknown   Code = iota // not classified; the wrapped error says more
 	CodeBusy                  // held by another

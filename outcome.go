@@ -10,13 +10,13 @@ import (
 type Outcome uint8
 
 const (
-	// Unknown: the change may have happened, may happen later, or may never
+	// Unknown means that the change may have happened, may happen later, or may never
 	// happen. It is the zero value, because it is what one knows without
 	// evidence.
 	Unknown Outcome = iota
-	// Applied: the change has happened.
+	// Applied means that the change has happened.
 	Applied
-	// NotApplied: the change has not happened and never will.
+	// NotApplied means that the change has not happened and never will.
 	NotApplied
 )
 

@@ -117,7 +117,7 @@ func (m *Manager) Campaign(ctx context.Context, name string, value []byte, opts 
 func (m *Manager) fenced(ctx context.Context, o Owner, name string, vanished Leader, hook func(context.Context, Leader) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := context.AfterFunc(m.session.Context(), func() { cancel(context.Cause(m.session.Context())) })
+	stop := context.AfterFunc(m.session.Context(), func() { cancel(context.Cause(m.session.Context())) }) //nolint:contextcheck // it joins the two
 	defer stop()
 	err := hook(ctx, vanished)
 	if err != nil {
@@ -157,7 +157,7 @@ type View struct {
 func (m *Manager) Observe(ctx context.Context, name string) <-chan View {
 	views := make(chan View)
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(m.ctx, cancel)
+	stop := context.AfterFunc(m.ctx, cancel) //nolint:contextcheck // it joins the two
 	m.observing.Go(func() {
 		defer close(views)
 		defer cancel()

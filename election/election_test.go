@@ -42,7 +42,7 @@ func bubble(t *testing.T, f func(t *testing.T, open func() node)) {
 			return n
 		})
 		for _, n := range nodes {
-			n.Manager.Close()
+			n.Close()
 			if err := n.session.Close(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -132,7 +132,7 @@ func TestObserve_SaysNobodyToo(t *testing.T) {
 		}
 		next("nobody")
 		cancel()
-		for range views { //nolint:revive // until it is closed
+		for range views { // until it is closed
 		}
 	})
 }

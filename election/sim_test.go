@@ -21,7 +21,7 @@ import (
 // against each other and against what the engine says.
 func TestSimulation(t *testing.T) {
 	simtest.Run(t, 140, func(t *testing.T, seed uint64) {
-		w := &simtest.World{Seed: seed, Length: time.Minute, LateTxns: float64(seed%3) / 10}
+		w := &simtest.World{Seed: seed, Length: 45 * time.Second, LateTxns: float64(seed%3) / 10}
 		if faults := simulate(t, 5, w, nil); len(faults) > 0 {
 			t.Fatal(strings.Join(faults, "\n"))
 		}
@@ -139,7 +139,7 @@ func (c *candidate) campaign(ctx context.Context) {
 	s.mu.Lock()
 	s.terms = append(s.terms, t)
 	s.mu.Unlock()
-	c.lead(l)
+	c.lead(l) //nolint:contextcheck // it ends with the grant
 	s.mu.Lock()
 	t.until, t.resigning = s.Now(), l.Err() == nil
 	s.mu.Unlock()

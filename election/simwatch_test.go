@@ -132,9 +132,9 @@ func (s *simulation) observe(ctx context.Context, i uint64) {
 			s.seen = append(s.seen, seen)
 		})
 	}
-	for simtest.Doze(s.storm, time.Second+simtest.UpTo(rng, 8*time.Second)) {
+	for simtest.Doze(s.storm, time.Second+simtest.UpTo(rng, 8*time.Second)) { //nolint:contextcheck // the storm is over before ctx is
 		net.Cut(true)
-		simtest.Doze(s.storm, simtest.UpTo(rng, 3*time.Second))
+		simtest.Doze(s.storm, simtest.UpTo(rng, 3*time.Second)) //nolint:contextcheck // the storm is over before ctx is
 		net.Cut(false)
 	}
 	wg.Wait()

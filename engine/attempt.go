@@ -59,12 +59,8 @@ func resend(ctx context.Context, attempt time.Duration, f func(context.Context) 
 
 // retryable tells errors that time may mend from those that it will not.
 func retryable(err error) bool {
-	switch holdfast.CodeOf(err) {
-	case holdfast.CodeNoQuorum, holdfast.CodeCanceled, holdfast.CodeDeadline, holdfast.CodeUnknown:
-		return true
-	default:
-		return false
-	}
+	c := holdfast.CodeOf(err)
+	return c == holdfast.CodeNoQuorum || c == holdfast.CodeCanceled || c == holdfast.CodeDeadline || c == holdfast.CodeUnknown
 }
 
 // withOutcome gives err the outcome of all attempts together.

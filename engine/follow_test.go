@@ -17,14 +17,12 @@ func containsText(err error, sub string) bool { return strings.Contains(err.Erro
 func TestFollow_SnapshotThenEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
-		put := func(k string) int64 {
+		defer func() { _ = m.Close() }()
+		put := func(k string) {
 			t.Helper()
-			res, err := m.Txn(t.Context(), engine.Txn{Then: []engine.Op{engine.Put(k, nil)}})
-			if err != nil {
+			if _, err := m.Txn(t.Context(), engine.Txn{Then: []engine.Op{engine.Put(k, nil)}}); err != nil {
 				t.Fatal(err)
 			}
-			return res.Revision
 		}
 		put("a/1")
 		ctx, cancel := context.WithCancel(t.Context())
@@ -54,15 +52,12 @@ func TestFollow_SnapshotThenEvents(t *testing.T) {
 			gate <- struct{}{}
 		}
 		wait(t, 3*time.Second)
+		cancel()
+		close(gate)
+		<-done
 		if got := strings.Join(seen, " "); got != "snapshot a/1 a/2" {
 			t.Errorf("saw %s", got)
 		}
-		cancel()
-		for len(gate) > 0 {
-			<-gate
-		}
-		close(gate)
-		<-done
 	})
 }
 
@@ -85,7 +80,7 @@ func (f *forgetful) Watch(ctx context.Context, req engine.WatchRequest) <-chan e
 func TestFollow_StartsOverWhenHistoryIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		ctx, cancel := context.WithCancel(t.Context())
 		snapshots := 0
 		engine.Follow(ctx, &forgetful{Engine: m}, time.Second, "a/", engine.PrefixEnd("a/"), func(u engine.Update) {

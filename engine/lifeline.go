@@ -113,14 +113,14 @@ func (c SessionConfig) validate() error {
 type SessionState uint8
 
 const (
-	// Safe: renewals are acknowledged.
+	// Safe means that renewals are acknowledged.
 	Safe SessionState = iota + 1
-	// Jeopardy: no renewal was acknowledged for half the TTL. The session may
+	// Jeopardy means that no renewal was acknowledged for half the TTL. The session may
 	// be lost soon; finish or pause what depends on it. (The word is Chubby's.)
 	Jeopardy
-	// Lost: the quorum may have given the session up. It never comes back.
+	// Lost means that the quorum may have given the session up. It never comes back.
 	Lost
-	// Closed: its owner closed it.
+	// Closed means that its owner closed it.
 	Closed
 )
 

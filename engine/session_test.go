@@ -65,7 +65,7 @@ func exists(t *testing.T, e engine.Engine, key string) bool {
 func TestSession_LivesAndCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		var states []engine.SessionState
 		s := open(t, m, engine.SessionConfig{TTL: 2 * time.Second, Name: "n", OnState: func(st engine.SessionState) { states = append(states, st) }})
 		if s.Epoch() != 1 {
@@ -103,7 +103,7 @@ func wait(t *testing.T, d time.Duration) {
 func TestSession_LostInABlackHole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		w := &wire{Engine: m}
 		type change struct {
 			state engine.SessionState
@@ -148,7 +148,7 @@ func TestSession_LostInABlackHole(t *testing.T) {
 func TestSession_SurvivesALeaderChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		s := open(t, m, engine.SessionConfig{})
 		for range 20 {
 			m.Outage(true)
@@ -167,7 +167,7 @@ func TestSession_SurvivesALeaderChange(t *testing.T) {
 
 func TestSession_ConfigFaultsAllAtOnce(t *testing.T) {
 	m := engine.NewMemory(engine.MemoryConfig{})
-	defer m.Close()
+	defer func() { _ = m.Close() }()
 	_, err := engine.OpenSession(t.Context(), m, engine.SessionConfig{TTL: time.Millisecond, Attempt: -1})
 	if !errors.Is(err, holdfast.ErrInvalid) {
 		t.Fatal(err)
@@ -182,10 +182,10 @@ func TestSession_ConfigFaultsAllAtOnce(t *testing.T) {
 func TestOnce_AppliesOnceThroughLostAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		w := &wire{Engine: m}
 		s := open(t, w, engine.SessionConfig{})
-		defer s.Close(t.Context())
+		defer func() { _ = s.Close(t.Context()) }()
 		w.deaf.Store(true)
 		heal := time.AfterFunc(2*time.Second, func() { w.deaf.Store(false) })
 		defer heal.Stop()
@@ -216,7 +216,7 @@ func get(t *testing.T, e engine.Engine, key string) engine.KV {
 func TestOnce_BranchesAndLostSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		s := open(t, m, engine.SessionConfig{})
 		txn := engine.Txn{
 			If:   []engine.Compare{engine.Missing("k")},
@@ -249,10 +249,10 @@ func TestOnce_BranchesAndLostSession(t *testing.T) {
 func TestResolve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		w := &wire{Engine: m}
 		s := open(t, w, engine.SessionConfig{})
-		defer s.Close(t.Context())
+		defer func() { _ = s.Close(t.Context()) }()
 		txn := engine.Txn{Then: []engine.Op{engine.Put("k", nil)}}
 		unknown := func(fault *atomic.Bool) engine.RequestID {
 			t.Helper()
@@ -297,10 +297,10 @@ func TestResolve(t *testing.T) {
 func TestOnce_ARefusalStaysOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		late := &lateFirst{Engine: m}
 		s := open(t, late, engine.SessionConfig{})
-		defer s.Close(t.Context())
+		defer func() { _ = s.Close(t.Context()) }()
 		if _, err := s.Once(t.Context(), engine.Txn{Then: []engine.Op{engine.Put("k", nil)}}); err != nil {
 			t.Fatal(err)
 		}
@@ -342,10 +342,10 @@ func (l *lateFirst) Txn(ctx context.Context, t engine.Txn) (engine.TxnResult, er
 func TestOnce_SlotsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		w := &wire{Engine: m}
 		s := open(t, w, engine.SessionConfig{})
-		defer s.Close(t.Context())
+		defer func() { _ = s.Close(t.Context()) }()
 		w.deaf.Store(true)
 		var wg sync.WaitGroup
 		for range 3 * engine.Slots {
@@ -372,9 +372,9 @@ func TestOnce_SlotsAreBounded(t *testing.T) {
 func TestRetire_EndsWhatIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		s := open(t, m, engine.SessionConfig{})
-		defer s.Close(t.Context())
+		defer func() { _ = s.Close(t.Context()) }()
 		old := s.Guard()
 		late := engine.Txn{If: []engine.Compare{old}, Then: []engine.Op{engine.Put("k", nil)}}
 		if err := s.Retire(t.Context(), old); err != nil {

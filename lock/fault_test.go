@@ -15,7 +15,7 @@ import (
 func TestHeld_LostWhenSessionExpires(t *testing.T) {
 	bubble(t, func(t *testing.T, e *engine.Memory, open func(engine.Engine) client) {
 		net := engine.Faulty(e, engine.FaultConfig{Seed: 1})
-		defer net.Close()
+		defer func() { _ = net.Close() }()
 		a, b := open(net), open(e)
 		h := acquire(t, a, "x")
 		net.Cut(true)
@@ -43,7 +43,7 @@ func TestHeld_LostWhenSessionExpires(t *testing.T) {
 func TestAcquire_WaitEndsWithSession(t *testing.T) {
 	bubble(t, func(t *testing.T, e *engine.Memory, open func(engine.Engine) client) {
 		net := engine.Faulty(e, engine.FaultConfig{Seed: 1})
-		defer net.Close()
+		defer func() { _ = net.Close() }()
 		a, b := open(e), open(net)
 		h := acquire(t, a, "x")
 		done := make(chan error)
@@ -64,7 +64,7 @@ func TestAcquire_WaitEndsWithSession(t *testing.T) {
 func TestAcquire_Delay(t *testing.T) {
 	bubble(t, func(t *testing.T, e *engine.Memory, open func(engine.Engine) client) {
 		net := engine.Faulty(e, engine.FaultConfig{Seed: 1})
-		defer net.Close()
+		defer func() { _ = net.Close() }()
 		a, b := open(net), open(e)
 		acquire(t, a, "x", lock.Delay(30*time.Second))
 		cut := time.Now()
@@ -83,13 +83,13 @@ func TestAcquire_Delay(t *testing.T) {
 func TestAcquireFor_SurvivesTheProcessThatAsked(t *testing.T) {
 	bubble(t, func(t *testing.T, e *engine.Memory, open func(engine.Engine) client) {
 		net := engine.Faulty(e, engine.FaultConfig{Seed: 1})
-		defer net.Close()
+		defer func() { _ = net.Close() }()
 		a, b := open(net), open(e)
 		remote, err := engine.StartLifeline(t.Context(), engine.Leases(e), engine.SessionConfig{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer remote.Close(t.Context())
+		defer func() { _ = remote.Close(t.Context()) }()
 		o := lock.Owner{Session: remote.ID(), Request: "r1"}
 		first, err := a.AcquireFor(t.Context(), o, "x", lock.NewRequest())
 		if err != nil {

@@ -69,13 +69,14 @@ func (h *Held) Release(ctx context.Context) error {
 	h.mu.Unlock()
 	lost := h.life.Err()
 	h.cancel(&holdfast.Error{Key: "lock " + h.name, Op: "release", Code: holdfast.CodeClosed, Outcome: holdfast.NotApplied, Err: errors.New("released")})
-	if lost != nil && !again {
+	switch {
+	case lost == nil:
+		return h.release(ctx)
+	case again:
+		return nil
+	default:
 		return &holdfast.Error{Key: "lock " + h.name, Op: "release", Code: holdfast.CodeOf(lost), Outcome: holdfast.NotApplied, Err: lost}
 	}
-	if lost != nil {
-		return nil
-	}
-	return h.release(ctx)
 }
 
 // chain is the names held above a context, innermost first.

@@ -38,7 +38,7 @@ func bubble(t *testing.T, f func(t *testing.T, e *engine.Memory, open func(engin
 			return c
 		})
 		for _, c := range clients {
-			c.Manager.Close()
+			c.Close()
 			if err := c.session.Close(t.Context()); err != nil {
 				t.Error(err)
 			}

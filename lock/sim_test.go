@@ -21,7 +21,7 @@ import (
 // random crashes, pauses and cuts, and checks what they saw.
 func TestSimulation(t *testing.T) {
 	simtest.Run(t, 150, func(t *testing.T, seed uint64) {
-		if faults := simulate(t, 10, &simtest.World{Seed: seed, Length: 90 * time.Second, LateTxns: float64(seed%3) / 10}); len(faults) > 0 {
+		if faults := simulate(t, 10, &simtest.World{Seed: seed, Length: time.Minute, LateTxns: float64(seed%3) / 10}); len(faults) > 0 {
 			t.Fatal(strings.Join(faults, "\n"))
 		}
 	})
@@ -140,7 +140,7 @@ func (s *simulation) worker(ctx context.Context, client int, locks *lock.Manager
 			continue
 		}
 		rec := hold{name: name, client: client, token: h.Token(), exclusive: exclusive, asked: asked, from: s.Now()}
-		s.act(h, rng)
+		s.act(h, rng)       //nolint:contextcheck // it ends with the grant
 		rec.until = s.Now() // unless its context ended before
 		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		if err := h.Release(bye); err == nil {

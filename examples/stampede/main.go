@@ -33,9 +33,9 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr, os.Environ()) //nolint:forbidigo // the door to the process
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr, os.Environ())
 	stop()
-	os.Exit(code) //nolint:forbidigo // the door to the process
+	os.Exit(code)
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
@@ -56,13 +56,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 		return exitUsage
 	}
 	if cfg.binary == "" || cfg.clients < 1 || cfg.locks < 1 || cfg.time <= 0 || flags.NArg() > 0 {
-		fmt.Fprintln(stderr, "stampede: want --binary and positive numbers")
-		fmt.Fprintln(stderr, "hint: go build -o bin/holdfast ./cmd/holdfast, then --binary bin/holdfast")
+		_, _ = fmt.Fprintln(stderr, "stampede: want --binary and positive numbers")
+		_, _ = fmt.Fprintln(stderr, "hint: go build -o bin/holdfast ./cmd/holdfast, then --binary bin/holdfast")
 		return exitUsage
 	}
 	r, err := stampede(ctx, cfg)
 	if err != nil {
-		fmt.Fprintf(stderr, "stampede: %v\n", err)
+		_, _ = fmt.Fprintf(stderr, "stampede: %v\n", err)
 		return exitUnknown
 	}
 	if *asJSON {
@@ -78,7 +78,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 	case len(r.Violations) > 0:
 		return exitNo
 	case r.Grants < 10*cfg.locks || r.Kills+r.Pauses == 0:
-		fmt.Fprintln(stderr, "stampede: too little happened to tell")
+		_, _ = fmt.Fprintln(stderr, "stampede: too little happened to tell")
 		return exitUnknown
 	}
 	return exitYes

@@ -51,13 +51,13 @@ type result struct {
 // String is the result for people.
 func (r result) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d clients on %d locks for %.0f s; nodes killed %d times, paused %d times\n", r.Clients, r.Locks, r.Seconds, r.Kills, r.Pauses)
-	fmt.Fprintf(&b, "  grants %d, lost %d, stale effects refused %d, sessions %d, errors %d\n", r.Grants, r.Lost, r.Refused, r.Sessions, r.Errors)
-	fmt.Fprintf(&b, "  wait p50 %v, p99 %v, longest %v (bound %v)\n", r.Wait50.Round(time.Millisecond), r.Wait99.Round(time.Millisecond), r.WaitMax.Round(time.Millisecond), r.Bound)
+	_, _ = fmt.Fprintf(&b, "%d clients on %d locks for %.0f s; nodes killed %d times, paused %d times\n", r.Clients, r.Locks, r.Seconds, r.Kills, r.Pauses)
+	_, _ = fmt.Fprintf(&b, "  grants %d, lost %d, stale effects refused %d, sessions %d, errors %d\n", r.Grants, r.Lost, r.Refused, r.Sessions, r.Errors)
+	_, _ = fmt.Fprintf(&b, "  wait p50 %v, p99 %v, longest %v (bound %v)\n", r.Wait50.Round(time.Millisecond), r.Wait99.Round(time.Millisecond), r.WaitMax.Round(time.Millisecond), r.Bound)
 	if len(r.Violations) == 0 {
 		b.WriteString("valid: no two holders with valid tokens out of order, nobody stuck\n")
 	} else {
-		fmt.Fprintf(&b, "INVALID: %d violations\n  %s\n", len(r.Violations), strings.Join(r.Violations[:min(len(r.Violations), 10)], "\n  "))
+		_, _ = fmt.Fprintf(&b, "INVALID: %d violations\n  %s\n", len(r.Violations), strings.Join(r.Violations[:min(len(r.Violations), 10)], "\n  "))
 	}
 	return b.String()
 }
@@ -122,13 +122,13 @@ func stampede(ctx context.Context, cfg config) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	cluster, err := devcluster.Start(ctx, devcluster.Config{Binary: cfg.binary, Dir: dir, Environ: cfg.environ})
 	if err != nil {
 		return result{}, err
 	}
 	defer cluster.Close()
-	fmt.Fprintf(cfg.log, "three nodes at %s; %d clients on %d locks for %v\n", strings.Join(cluster.Endpoints(), " "), cfg.clients, cfg.locks, cfg.time)
+	_, _ = fmt.Fprintf(cfg.log, "three nodes at %s; %d clients on %d locks for %v\n", strings.Join(cluster.Endpoints(), " "), cfg.clients, cfg.locks, cfg.time)
 
 	r := &stampeding{cfg: cfg, cluster: cluster, resources: make([]resource, cfg.locks)}
 	start := time.Now()
@@ -178,7 +178,7 @@ func (r *stampeding) report(ctx context.Context) {
 		r.mu.Lock()
 		grants, violations := len(r.waits), len(r.violations)
 		r.mu.Unlock()
-		fmt.Fprintf(r.cfg.log, "  %d grants, %d kills, %d pauses, %d violations\n", grants, r.kills.Load(), r.pauses.Load(), violations)
+		_, _ = fmt.Fprintf(r.cfg.log, "  %d grants, %d kills, %d pauses, %d violations\n", grants, r.kills.Load(), r.pauses.Load(), violations)
 	}
 }
 
@@ -244,7 +244,7 @@ func (r *stampeding) client(ctx, running context.Context, i int) {
 func (r *stampeding) failed(running context.Context, err error) {
 	if running.Err() == nil {
 		r.errs.Add(1)
-		fmt.Fprintf(r.cfg.log, "  %v\n", err)
+		_, _ = fmt.Fprintf(r.cfg.log, "  %v\n", err)
 	}
 }
 
@@ -270,7 +270,7 @@ func (r *stampeding) turn(ctx context.Context, s *client.Session, rng *rand.Rand
 	res := &r.resources[i]
 	_, violation := res.begin(h)
 	r.violate(violation)
-	doze(h.Context(), time.Duration(rng.Int64N(int64(20*time.Millisecond))))
+	doze(h.Context(), time.Duration(rng.Int64N(int64(20*time.Millisecond)))) //nolint:contextcheck // it ends with the lock
 	res.end(h)
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.ttl)
 	defer cancel()

@@ -3,7 +3,6 @@ package grant
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -108,14 +107,14 @@ func (a *Agent) Acquire(ctx context.Context, ask Ask) (Grant, error) {
 	a.mu.Lock()
 	e := a.entry(ask.Name)
 	e.waiting = append(e.waiting, w)
-	a.poke(e) //nolint:contextcheck // it outlives the caller
+	a.poke(e) //nolint:contextcheck // the work goes on without the caller
 	a.mu.Unlock()
 
 	select {
 	case r := <-w.result:
 		return r.grant, a.refused(ask, r.err)
 	case <-a.ctx.Done():
-		a.wake(e) //nolint:contextcheck // it outlives the caller
+		a.wake(e) //nolint:contextcheck // the work goes on without the caller
 		r := <-w.result
 		return r.grant, a.refused(ask, r.err)
 	case <-ctx.Done():
@@ -130,7 +129,7 @@ func (a *Agent) Acquire(ctx context.Context, ask Ask) (Grant, error) {
 			// ask again.
 			keep := ask.Keep && waitCode(ctx) != holdfast.CodeBusy
 			e.leaving = append(e.leaving, &departure{leave: leave{owner: ask.Owner, waiting: keep}})
-			a.poke(e) //nolint:contextcheck // it outlives the caller
+			a.poke(e) //nolint:contextcheck // the work goes on without the caller
 		}
 	}
 	a.mu.Unlock()
@@ -161,12 +160,10 @@ func (a *Agent) own(o Owner, err error) error {
 	if o.Session == a.session.ID() || a.ctx.Err() == nil {
 		return err
 	}
-	switch holdfast.CodeOf(err) {
-	case holdfast.CodeLost, holdfast.CodeClosed:
-		return &holdfast.Error{Code: holdfast.CodeNoQuorum, Outcome: holdfast.Unknown, Err: fmt.Errorf("this node has lost its own session: %v", err)}
-	default:
+	if c := holdfast.CodeOf(err); c != holdfast.CodeLost && c != holdfast.CodeClosed {
 		return err
 	}
+	return &holdfast.Error{Code: holdfast.CodeNoQuorum, Outcome: holdfast.Unknown, Err: errors.New("this node has lost its own session: " + err.Error())}
 }
 
 // wake sees to it that what is asked of an agent which has ended is answered.
@@ -183,13 +180,13 @@ func (a *Agent) Release(ctx context.Context, o Owner, name string) error {
 	a.mu.Lock()
 	e := a.entry(name)
 	e.leaving = append(e.leaving, d)
-	a.poke(e) //nolint:contextcheck // it outlives the caller
+	a.poke(e) //nolint:contextcheck // the work goes on without the caller
 	a.mu.Unlock()
 	select {
 	case err := <-d.done:
 		return a.fail(name, "release", a.own(o, err))
 	case <-a.ctx.Done():
-		a.wake(e) //nolint:contextcheck // it outlives the caller
+		a.wake(e) //nolint:contextcheck // the work goes on without the caller
 		return a.fail(name, "release", a.own(o, <-d.done))
 	case <-ctx.Done():
 		return a.fail(name, "release", &holdfast.Error{Code: waitCode(ctx), Outcome: holdfast.Unknown, Err: ctx.Err()})
@@ -208,13 +205,13 @@ func (a *Agent) Change(ctx context.Context, o Owner, name string, value []byte, 
 		}
 	}
 	e.changes = append(e.changes, c)
-	a.poke(e) //nolint:contextcheck // it outlives the caller
+	a.poke(e) //nolint:contextcheck // the work goes on without the caller
 	a.mu.Unlock()
 	select {
 	case err := <-c.done:
 		return a.fail(name, "change", a.own(o, err))
 	case <-a.ctx.Done():
-		a.wake(e) //nolint:contextcheck // it outlives the caller
+		a.wake(e) //nolint:contextcheck // the work goes on without the caller
 		return a.fail(name, "change", a.own(o, <-c.done))
 	case <-ctx.Done():
 		return a.fail(name, "change", &holdfast.Error{Code: waitCode(ctx), Outcome: holdfast.Unknown, Err: ctx.Err()})
@@ -325,7 +322,7 @@ func (a *Agent) fail(name, op string, err error) error {
 		return nil
 	}
 	e := &holdfast.Error{Key: a.cfg.Kind + " " + name, Op: op, Code: holdfast.CodeOf(err), Outcome: holdfast.OutcomeOf(err), Err: err}
-	if inner, ok := errors.AsType[*holdfast.Error](err); ok && inner == err && inner.Key == "" && inner.Op == "" {
+	if inner, ok := errors.AsType[*holdfast.Error](err); ok && inner == err && inner.Key == "" && inner.Op == "" { //nolint:errorlint // err itself, not what it wraps
 		e.Err = inner.Err
 	}
 	return e

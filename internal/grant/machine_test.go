@@ -100,8 +100,8 @@ func (w *world) do(out *strings.Builder, fields []string) {
 		}
 		if n, ok := opts["permits"]; ok {
 			c.Mode = Permits
-			fmt.Sscan(n, &c.Permits)
-			fmt.Sscan(opts["of"], &c.capacity)
+			_, _ = fmt.Sscan(n, &c.Permits)
+			_, _ = fmt.Sscan(opts["of"], &c.capacity)
 		}
 		_, c.noWait = opts["nowait"]
 		if s, ok := opts["delay"]; ok {

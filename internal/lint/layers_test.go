@@ -41,12 +41,13 @@ internal/access    : . client engine engine/etcd lock election membership kv int
 internal/cli       : .                                | github.com/alecthomas/kong
 internal/config    : engine/etcd                      | github.com/alecthomas/kong go.yaml.in/yaml
 internal/node      : . client engine engine/embed engine/etcd internal/server internal/cert internal/config | go.opentelemetry.io
+internal/doctor    : . engine internal/cert internal/gen internal/wire | connectrpc.com google.golang.org/protobuf
 internal/runner    :                                  |
 internal/devcluster :                                 |
 internal/lint      :                                  |
 internal/simtest   : . engine                         |
 internal/pgtest    :                                  | github.com/jackc/pgx
-cmd/holdfast       : *                                | github.com/alecthomas/kong
+cmd/holdfast       : *                                | github.com/alecthomas/kong go.opentelemetry.io/otel
 examples/fenced-ledger : . fence                      | github.com/jackc/pgx modernc.org/sqlite
 examples/stampede  : . client engine lock internal/devcluster |
 `
