@@ -71,9 +71,10 @@ type SessionConfig struct {
 	// Attempt is how long one request may take before it is sent again.
 	// Default 600 ms; renewals never take more than a quarter of the TTL.
 	Attempt time.Duration
-	// OnState is called with every change of state, in order, from the
-	// session's own goroutine; it must not block and must not close the
-	// session. Default none.
+	// OnState is called with every change of state, in order and one at a time,
+	// from the session's own goroutine or from a caller of Err or Close that
+	// was the first to see it; it must not block and must not close the session.
+	// Default none.
 	OnState func(SessionState)
 	// ID is the session's id. Default a random one; fix it only in tests.
 	ID SessionID
@@ -185,8 +186,10 @@ type Lifeline struct {
 	stop   context.CancelFunc // ends the loop
 	done   chan struct{}      // closed when the loop has ended
 
-	mu   sync.Mutex // guards core and state below
-	core lifelineCore
+	mu      sync.Mutex // guards the fields below
+	core    lifelineCore
+	untold  []SessionState // changes that OnState is to be called with
+	telling bool           // somebody calls it
 }
 
 // StartLifeline opens a session and begins to renew it. It tries until ctx
@@ -342,6 +345,9 @@ func (s *Lifeline) event(f func(*lifelineCore)) {
 	before := s.core.state
 	f(&s.core)
 	after := s.core.state
+	if before != after && s.cfg.OnState != nil {
+		s.untold = append(s.untold, after)
+	}
 	s.mu.Unlock()
 	if before == after {
 		return
@@ -353,9 +359,25 @@ func (s *Lifeline) event(f func(*lifelineCore)) {
 		s.cancel(s.ended(holdfast.CodeClosed))
 	case Safe, Jeopardy:
 	}
-	if s.cfg.OnState != nil {
-		s.cfg.OnState(after)
+	s.tell()
+}
+
+// tell calls OnState with what it was not told, unless somebody else does that.
+func (s *Lifeline) tell() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.telling {
+		return
 	}
+	s.telling = true
+	for len(s.untold) > 0 {
+		state := s.untold[0]
+		s.untold = s.untold[1:]
+		s.mu.Unlock()
+		s.cfg.OnState(state)
+		s.mu.Lock()
+	}
+	s.telling = false
 }
 
 func (s *Lifeline) ended(c holdfast.Code) error {
