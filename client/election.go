@@ -31,14 +31,16 @@ func (s *Session) Campaign(ctx context.Context, name string, value []byte, opts 
 	}
 	wctx, stop := s.waitUnder(ctx)
 	defer stop()
+	tries := 0
 	for {
 		res, err := call(wctx, s.c, "campaign", key, waiting, func(ctx context.Context, e *endpoint) (*v1.CampaignResponse, error) {
+			tries++
 			return e.election.Campaign(ctx, req)
 		})
 		if err == nil {
 			return election.NewLeadership(s.Lifeline, election.Grant{Name: name, Token: holdfast.Token(res.GetToken())}, election.Remote{
 				Proclaim: func(ctx context.Context, value []byte) error { return s.proclaim(ctx, req, value) },
-				Resign:   resign,
+				Resign:   s.untilDone("resign", key, resign),
 			}), nil
 		}
 		if m, ok := wire.Detail[*v1.FenceRequired](err); ok && fence != nil {
@@ -52,7 +54,7 @@ func (s *Session) Campaign(ctx context.Context, name string, value []byte, opts 
 			}
 			err = &holdfast.Error{Key: key, Op: "fence the vanished leader off", Code: holdfast.CodeOf(perr), Err: perr}
 		}
-		s.abandon(ctx, err, resign)
+		s.abandon(ctx, err, tries, resign)
 		return nil, s.orLost("campaign", key, err)
 	}
 }

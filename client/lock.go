@@ -48,7 +48,9 @@ func (s *Session) Acquire(ctx context.Context, name string, opts ...lock.Option)
 		wctx, cancel = context.WithTimeout(wctx, r.Wait+2*s.c.cfg.Attempt)
 		defer cancel()
 	}
+	tries := 0
 	res, err := call(wctx, s.c, "acquire", "lock "+name, waiting, func(ctx context.Context, e *endpoint) (*v1.AcquireResponse, error) {
+		tries++
 		switch {
 		case r.NoWait:
 			req.Wait = durationpb.New(0)
@@ -58,11 +60,11 @@ func (s *Session) Acquire(ctx context.Context, name string, opts ...lock.Option)
 		return e.lock.Acquire(ctx, req)
 	})
 	if err != nil {
-		s.abandon(ctx, err, release)
+		s.abandon(ctx, err, tries, release)
 		return nil, s.orLost("acquire", "lock "+name, err)
 	}
 	g := lock.Grant{Name: name, Token: holdfast.Token(res.GetToken()), Mode: modeOf(res.GetMode()), Permits: int(res.GetPermits())}
-	return lock.NewHeld(ctx, s.Lifeline, g, release), nil
+	return lock.NewHeld(ctx, s.Lifeline, g, s.untilDone("release", "lock "+name, release)), nil
 }
 
 // AcquireAll takes several locks in an order that cannot deadlock; see
@@ -86,6 +88,9 @@ func (s *Session) waitUnder(ctx context.Context) (context.Context, context.Cance
 
 // orLost is the session's end, if that is why a wait ended.
 func (s *Session) orLost(op, key string, err error) error {
+	if err == nil {
+		return nil
+	}
 	if cause := s.Err(); cause != nil {
 		return &holdfast.Error{Op: op, Key: key, Code: holdfast.CodeOf(cause), Outcome: holdfast.NotApplied, Err: cause}
 	}
@@ -96,11 +101,35 @@ func (s *Session) orLost(op, key string, err error) error {
 // before that is left to the end of the session.
 const giveBack = 10 * time.Second
 
-// abandon gives back what an attempt without an answer may have been granted.
-func (s *Session) abandon(ctx context.Context, err error, release func(context.Context) error) {
-	if holdfast.OutcomeOf(err) == holdfast.NotApplied || s.Err() != nil {
+// abandon gives back what an attempt without an answer may have been granted:
+// the last of so many tries, or one before it at another node.
+func (s *Session) abandon(ctx context.Context, err error, tries int, release func(context.Context) error) {
+	if tries <= 1 && holdfast.OutcomeOf(err) == holdfast.NotApplied || s.Err() != nil {
 		return
 	}
+	s.later(ctx, release)
+}
+
+// untilDone is release as a Held or a Leadership needs it: it ends with the
+// session, and goes on in the background when its caller waits no longer.
+func (s *Session) untilDone(op, key string, release func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		rctx, stop := s.waitUnder(ctx)
+		defer stop()
+		err := release(rctx)
+		if err == nil || s.Err() != nil {
+			return s.orLost(op, key, err)
+		}
+		if ctx.Err() != nil {
+			s.later(ctx, release)
+			err = &holdfast.Error{Code: holdfast.CodeOf(err), Outcome: holdfast.Unknown, Err: err}
+		}
+		return err
+	}
+}
+
+// later releases in the background.
+func (s *Session) later(ctx context.Context, release func(context.Context) error) {
 	s.c.spawn(&s.c.cleanups, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBack)
 		defer cancel()

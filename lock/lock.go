@@ -59,6 +59,10 @@ func (m *Manager) AcquireAll(ctx context.Context, names []string, opts ...Option
 	return AcquireAll(ctx, names, func(ctx context.Context, name string) (*Held, error) { return m.Acquire(ctx, name, opts...) })
 }
 
+// giveBack is how long AcquireAll waits for the quorum to take back what it
+// does not need.
+const giveBack = time.Second
+
 // AcquireAll is Manager.AcquireAll over any way to acquire one name.
 func AcquireAll(ctx context.Context, names []string, acquire func(context.Context, string) (*Held, error)) (Set, error) {
 	if len(names) > maxAllNames {
@@ -73,7 +77,10 @@ func AcquireAll(ctx context.Context, names []string, acquire func(context.Contex
 	for _, name := range slices.Compact(names) {
 		h, err := acquire(ctx, name)
 		if err != nil {
-			return nil, errors.Join(err, set.Release(context.WithoutCancel(ctx)))
+			// What is not given back by then goes on being given back.
+			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBack)
+			defer cancel()
+			return nil, errors.Join(err, set.Release(rctx))
 		}
 		set = append(set, h)
 	}
