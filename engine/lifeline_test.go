@@ -16,7 +16,7 @@ func TestLifeline_StatesInOrder(t *testing.T) {
 		var states []SessionState
 		s, err := OpenSession(t.Context(), m, SessionConfig{TTL: 2 * time.Second, OnState: func(st SessionState) {
 			if st == Jeopardy {
-				time.Sleep(time.Second) // as a slow process would
+				<-time.After(time.Second) // as a slow process would
 			}
 			states = append(states, st)
 		}})
@@ -25,9 +25,9 @@ func TestLifeline_StatesInOrder(t *testing.T) {
 		}
 		m.Outage(true)
 		for s.Err() == nil {
-			time.Sleep(10 * time.Millisecond)
+			<-time.After(10 * time.Millisecond)
 		}
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		m.Outage(false)
 		_ = s.Close(t.Context())
 		if !slices.Equal(states, []SessionState{Jeopardy, Lost}) {

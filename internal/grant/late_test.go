@@ -18,7 +18,6 @@ type between struct {
 	engine.Engine
 	txn   atomic.Pointer[func(context.Context, engine.Txn) error]
 	deaf  atomic.Bool // watches hear nothing
-	later time.Duration
 }
 
 func (b *between) Txn(ctx context.Context, t engine.Txn) (engine.TxnResult, error) {
@@ -107,7 +106,7 @@ func TestAgent_BusyIsNeverGranted(t *testing.T) {
 		a := w.agent(w.session(), Config{Kind: "lock", Sweep: true})
 		w.engine.before(func(ctx context.Context, t engine.Txn) error {
 			if writes(t) {
-				time.Sleep(200 * time.Millisecond)
+				<-time.After(200 * time.Millisecond)
 			}
 			return nil
 		})
@@ -117,7 +116,7 @@ func TestAgent_BusyIsNeverGranted(t *testing.T) {
 		if !errors.Is(err, holdfast.ErrBusy) || holdfast.OutcomeOf(err) != holdfast.NotApplied {
 			w.Fatal(err)
 		}
-		time.Sleep(5 * time.Second)
+		<-time.After(5 * time.Second)
 		if h := w.holders(a, "x"); len(h) != 0 {
 			w.Errorf("refused, and granted all the same: %+v", h)
 		}
@@ -144,7 +143,7 @@ func TestAgent_CloseWhileSweeping(t *testing.T) {
 			return &holdfast.Error{Code: holdfast.CodeNoQuorum, Outcome: holdfast.NotApplied}
 		})
 		_ = client.Close(w.Context())
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		a.Close()
 	})
 }
@@ -231,12 +230,12 @@ func TestAgent_RefusedForLackOfSpace(t *testing.T) {
 				w.Error(err)
 			}
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		w.engine.txn.Store(nil)
 		if err := a.Release(w.Context(), o, "x"); err != nil {
 			w.Fatal(err)
 		}
-		time.Sleep(5 * time.Second)
+		<-time.After(5 * time.Second)
 		if h := w.holders(a, "x"); len(h) != 0 {
 			w.Errorf("refused, and granted all the same: %+v", h)
 		}
@@ -257,7 +256,7 @@ func TestAgent_DelayIsNotCutShort(t *testing.T) {
 		}
 		_ = long.Close(w.Context())
 		lost := time.Now()
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		_ = short.Close(w.Context())
 		if _, err := a.Acquire(w.Context(), Ask{Owner: Owner{s.ID(), "1"}, Name: "x", Mode: Exclusive}); err != nil {
 			w.Fatal(err)
