@@ -7,6 +7,7 @@ import (
 
 	"holdfast.dev"
 	"holdfast.dev/engine"
+	"holdfast.dev/internal/simtest"
 )
 
 // mutantSeeds is within how many seeds the simulation must catch a mutant.
@@ -14,8 +15,8 @@ const mutantSeeds = 60
 
 // mutants are stores with one defect each, of those that real stores had.
 var mutants = []mutant{
-	{name: "compare and set without the compare", engine: rewriting(withoutCompares)},
-	{name: "fence without the check", engine: rewriting(withoutFence)},
+	{name: "compare and set without the compare", engine: simtest.Rewriting(withoutCompares)},
+	{name: "fence without the check", engine: simtest.Rewriting(withoutFence)},
 	{name: "stale read served as linearizable", engine: func(e engine.Engine) engine.Engine { return &staleEngine{Engine: e} }},
 	{name: "resend without dedup", store: func(s *engine.Session, st *Store) {
 		st.once = func(ctx context.Context, t engine.Txn) (engine.OnceResult, error) {
@@ -44,54 +45,19 @@ var mutants = []mutant{
 			return res, err
 		}
 	}},
-	{name: "watch resumed from now", engine: func(e engine.Engine) engine.Engine { return &amnesia{Engine: e} }},
+	{name: "watch resumed from now", engine: simtest.Amnesia},
 }
 
 // TestSimulation_CatchesMutants shows that the simulation can fail.
 func TestSimulation_CatchesMutants(t *testing.T) {
 	for _, m := range mutants {
-		t.Run(m.name, func(t *testing.T) {
-			t.Parallel()
-			for seed := uint64(1); seed <= mutantSeeds; seed++ {
-				if err := simulate(t, seed, m); err != nil {
-					why, _, _ := strings.Cut(err.Error(), "\n")
-					t.Logf("caught by seed %d: %s", seed, why)
-					return
-				}
+		simtest.Caught(t, m.name, mutantSeeds, func(t *testing.T, seed uint64) []string {
+			if err := simulate(t, seed, m); err != nil {
+				return []string{err.Error()}
 			}
-			t.Errorf("not caught within %d seeds", mutantSeeds)
+			return nil
 		})
 	}
-}
-
-// rewriting is an engine that changes each transaction on its way.
-func rewriting(f func(engine.Txn) engine.Txn) func(engine.Engine) engine.Engine {
-	return func(e engine.Engine) engine.Engine { return &rewriter{e, f} }
-}
-
-type rewriter struct {
-	engine.Engine
-	rewrite func(engine.Txn) engine.Txn
-}
-
-func (r *rewriter) Txn(ctx context.Context, t engine.Txn) (engine.TxnResult, error) {
-	return r.Engine.Txn(ctx, r.deep(t))
-}
-
-// deep rewrites a transaction and those nested in it.
-func (r *rewriter) deep(t engine.Txn) engine.Txn {
-	t = r.rewrite(t)
-	for _, ops := range []*[]engine.Op{&t.Then, &t.Else} {
-		out := make([]engine.Op, len(*ops))
-		for i, op := range *ops {
-			if op.Kind == engine.OpTxn {
-				op = engine.Nested(r.deep(*op.Txn))
-			}
-			out[i] = op
-		}
-		*ops = out
-	}
-	return t
 }
 
 func withoutCompares(t engine.Txn) engine.Txn {
@@ -118,12 +84,4 @@ func (e *staleEngine) Range(ctx context.Context, r engine.RangeRequest) (engine.
 	}
 	r.Revision = res.Revision - 2
 	return e.Engine.Range(ctx, r)
-}
-
-// amnesia is an engine whose watches begin now, wherever they were to begin.
-type amnesia struct{ engine.Engine }
-
-func (e *amnesia) Watch(ctx context.Context, w engine.WatchRequest) <-chan engine.WatchBatch {
-	w.Revision = 0
-	return e.Engine.Watch(ctx, w)
 }

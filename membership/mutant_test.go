@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"holdfast.dev/engine"
+	"holdfast.dev/internal/simtest"
 )
 
 // mutantSeeds is within how many seeds the simulation must catch a mutant.
@@ -15,26 +16,21 @@ const mutantSeeds = 60
 // mutants are registries with one defect each.
 var mutants = []mutant{
 	{"loss reported as leave", func(e engine.Engine) engine.Engine { return &kindLoss{e} }},
-	{"leave without the word", rewriting(withoutGoodbye)},
-	{"id of another taken over", rewriting(withoutBusy)},
-	{"watch resumed from now", func(e engine.Engine) engine.Engine { return &amnesia{e} }},
+	{"leave without the word", simtest.Rewriting(withoutGoodbye)},
+	{"id of another taken over", simtest.Rewriting(withoutBusy)},
+	{"watch resumed from now", simtest.Amnesia},
 	{"gap taken for leaving", func(e engine.Engine) engine.Engine { return &immortal{e} }},
-	{"resend without dedup", rewriting(withoutDedup)},
+	{"resend without dedup", simtest.Rewriting(withoutDedup)},
 }
 
 // TestSimulation_CatchesMutants shows that the simulation can fail.
 func TestSimulation_CatchesMutants(t *testing.T) {
 	for _, m := range mutants {
-		t.Run(m.name, func(t *testing.T) {
-			t.Parallel()
-			for seed := uint64(1); seed <= mutantSeeds; seed++ {
-				if err := simulate(t, seed, m); err != nil {
-					why, _, _ := strings.Cut(err.Error(), "\n")
-					t.Logf("caught by seed %d: %s", seed, why)
-					return
-				}
+		simtest.Caught(t, m.name, mutantSeeds, func(t *testing.T, seed uint64) []string {
+			if err := simulate(t, seed, m); err != nil {
+				return []string{err.Error()}
 			}
-			t.Errorf("not caught within %d seeds", mutantSeeds)
+			return nil
 		})
 	}
 }
@@ -72,44 +68,6 @@ func (e *immortal) Range(ctx context.Context, r engine.RangeRequest) (engine.Ran
 		res.KVs = []engine.KV{{Key: r.Key}}
 	}
 	return res, err
-}
-
-// amnesia is an engine whose watches begin now, wherever they were to begin.
-type amnesia struct{ engine.Engine }
-
-func (e *amnesia) Watch(ctx context.Context, w engine.WatchRequest) <-chan engine.WatchBatch {
-	w.Revision = 0
-	return e.Engine.Watch(ctx, w)
-}
-
-// rewriting is an engine that changes each transaction on its way.
-func rewriting(f func(engine.Txn) engine.Txn) func(engine.Engine) engine.Engine {
-	return func(e engine.Engine) engine.Engine { return &rewriter{e, f} }
-}
-
-type rewriter struct {
-	engine.Engine
-	rewrite func(engine.Txn) engine.Txn
-}
-
-func (r *rewriter) Txn(ctx context.Context, t engine.Txn) (engine.TxnResult, error) {
-	return r.Engine.Txn(ctx, r.deep(t))
-}
-
-// deep rewrites a transaction and those nested in it.
-func (r *rewriter) deep(t engine.Txn) engine.Txn {
-	t = r.rewrite(t)
-	for _, ops := range []*[]engine.Op{&t.Then, &t.Else} {
-		out := make([]engine.Op, len(*ops))
-		for i, op := range *ops {
-			if op.Kind == engine.OpTxn {
-				op = engine.Nested(r.deep(*op.Txn))
-			}
-			out[i] = op
-		}
-		*ops = out
-	}
-	return t
 }
 
 // withoutGoodbye deletes the record at once.
