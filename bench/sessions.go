@@ -10,6 +10,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"holdfast.dev/client"
 	"holdfast.dev/engine/etcd"
@@ -33,6 +34,7 @@ type crowdResult struct {
 	holders     float64       // the same of the process with the sessions
 	steady      []time.Duration
 	expiry      []time.Duration
+	alive       int64         // sessions just before the kill; fewer than opened: the others were lost
 	allGone     time.Duration // after the kill
 	locksBehind int64         // keys that were still there at the end
 }
@@ -47,9 +49,9 @@ func sessions(ctx context.Context, b *bench) ([]row, error) {
 			return nil, fmt.Errorf("%s: %w", kind, err)
 		}
 		r := results[i]
-		b.logf("%s: open after %.1f s; node +%.0f MiB, %.0f %% of a core; holders %.0f %%; others p99 %s, while expiring %s, max %s ms; gone after %.1f s, %d keys behind",
+		b.logf("%s: open after %.1f s; node +%.0f MiB, %.0f %% of a core; holders %.0f %%; others p99 %s, while expiring %s, max %s ms; %d alive at the kill, gone after %.1f s, %d keys behind",
 			kind, r.opened.Seconds(), r.memory, 100*r.cpu, 100*r.holders, number(milliseconds(quantile(r.steady, 0.99))),
-			number(milliseconds(quantile(r.expiry, 0.99))), number(milliseconds(quantile(r.expiry, 1))), r.allGone.Seconds(), r.locksBehind)
+			number(milliseconds(quantile(r.expiry, 0.99))), number(milliseconds(quantile(r.expiry, 1))), r.alive, r.allGone.Seconds(), r.locksBehind)
 	}
 	peer := len(crowdKinds) - 1
 	var rows []row
@@ -80,7 +82,8 @@ func (b *bench) crowdRows(i int, ours, peer crowdResult) []row {
 		return row{What: what, Ours: fig(crowdKinds[i], ours), Peer: fig("etcd", peer)}
 	}
 	behind := one("… all gone after", "s", func(r crowdResult) float64 { return r.allGone.Seconds() })
-	behind.Note = fmt.Sprintf("TTL %v, counted from the kill of the process that held them; keys still there then: ours %d, etcd %d", b.ttl, ours.locksBehind, peer.locksBehind)
+	behind.Note = fmt.Sprintf("TTL %v, counted from the kill of the process that held them; keys still there then: ours %d, etcd %d; sessions alive before the kill: ours %d, etcd %d",
+		b.ttl, ours.locksBehind, peer.locksBehind, ours.alive, peer.alive)
 	return []row{
 		one(what+"the node's memory grows by", "MiB", func(r crowdResult) float64 { return r.memory }),
 		one("… the node's CPU in steady state", "cores", func(r crowdResult) float64 { return r.cpu }),
@@ -141,6 +144,9 @@ func (b *bench) crowd(ctx context.Context, kind string) (crowdResult, error) {
 		return r, err
 	}
 	if err := r.steadily(ctx, onlooker, pid, p.PID(), before, b.ttl); err != nil {
+		return r, err
+	}
+	if r.alive, err = c.count(ctx, "bench/crowd/", "/holdfast/session/"); err != nil {
 		return r, err
 	}
 	p.Kill()
@@ -211,19 +217,10 @@ func (r *crowdResult) steadily(ctx context.Context, onlooker pair, node, holder 
 // expire measures from the death of the crowd until all its sessions and locks
 // are gone.
 func (r *crowdResult) expire(ctx context.Context, c *cluster, onlooker pair, ttl time.Duration) error {
-	cl, err := c.dialEtcd(c.clients...)
-	if err != nil {
-		return err
-	}
 	start := time.Now()
-	gone := func(ctx context.Context) (bool, error) {
-		r.locksBehind = 0
-		for _, prefix := range []string{"bench/crowd/", "/holdfast/session/", "/holdfast/lock/r/crowd/"} {
-			res, err := cl.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithSerializable())
-			if err != nil {
-				return false, err
-			}
-			r.locksBehind += res.Count
+	gone := func(ctx context.Context) (done bool, err error) {
+		if r.locksBehind, err = c.count(ctx, "bench/crowd/", "/holdfast/session/", "/holdfast/lock/r/crowd/"); err != nil {
+			return false, err
 		}
 		r.allGone = time.Since(start)
 		const own = 2 // the node's own session, the onlooker's
@@ -232,8 +229,26 @@ func (r *crowdResult) expire(ctx context.Context, c *cluster, onlooker pair, ttl
 		}
 		return r.locksBehind == 0, nil
 	}
+	var err error
 	r.expiry, err = paced(ctx, onlooker, ttl+settling, gone)
 	return err
+}
+
+// count counts the keys below some prefixes.
+func (c *cluster) count(ctx context.Context, prefixes ...string) (n int64, err error) {
+	cl, err := clientv3.New(clientv3.Config{Endpoints: c.clients, Logger: zap.NewNop(), DialTimeout: closeWithin})
+	if err != nil {
+		return 0, err
+	}
+	defer cl.Close() //nolint:errcheck // nothing is lost that is still wanted
+	for _, prefix := range prefixes {
+		res, err := cl.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithSerializable())
+		if err != nil {
+			return 0, err
+		}
+		n += res.Count
+	}
+	return n, nil
 }
 
 // paced makes pairs at fixed times for d, or until done says so, which is asked
