@@ -31,6 +31,25 @@ func Submit(ctx context.Context, e Engine, attempt time.Duration, t Txn) (TxnRes
 	return res, err
 }
 
+// Read repeats a read until it succeeds, fails for good, or ctx ends; attempt is
+// how long one may take, DefaultAttempt if it is 0.
+func Read(ctx context.Context, e Engine, attempt time.Duration, r RangeRequest) (RangeResult, error) {
+	var res RangeResult
+	var last error
+	err := resend(ctx, attempt, func(ctx context.Context) error {
+		res, last = e.Range(ctx, r)
+		return last
+	})
+	if err != nil && ctx.Err() != nil && last != nil {
+		err = &holdfast.Error{Code: codeOfContext(ctx), Outcome: holdfast.NotApplied, Err: errors.Join(context.Cause(ctx), last)}
+	}
+	return res, err
+}
+
+// Pause waits as long as is good between two attempts that failed at once, or
+// until ctx ends.
+func Pause(ctx context.Context) error { return pause(ctx, retryPause) }
+
 // resend calls f, each time under its own deadline, until it succeeds or fails
 // in a way that a repetition cannot change.
 func resend(ctx context.Context, attempt time.Duration, f func(context.Context) error) error {
@@ -48,7 +67,7 @@ func resend(ctx context.Context, attempt time.Duration, f func(context.Context) 
 		if holdfast.OutcomeOf(err) != holdfast.NotApplied {
 			outcome = holdfast.Unknown
 		}
-		if !retryable(err) {
+		if !Transient(err) {
 			return withOutcome(err, outcome)
 		}
 		if err := pause(ctx, retryPause); err != nil {
@@ -57,8 +76,8 @@ func resend(ctx context.Context, attempt time.Duration, f func(context.Context) 
 	}
 }
 
-// retryable tells errors that time may mend from those that it will not.
-func retryable(err error) bool {
+// Transient tells errors that time may mend from those that it will not.
+func Transient(err error) bool {
 	c := holdfast.CodeOf(err)
 	return c == holdfast.CodeNoQuorum || c == holdfast.CodeCanceled || c == holdfast.CodeDeadline || c == holdfast.CodeUnknown
 }

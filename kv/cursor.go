@@ -25,7 +25,7 @@ const (
 // there is anything to deliver: changes, an error, or, if wanted, progress.
 func (c *cursor) take(b engine.WatchBatch, progress bool) (out Batch, ok bool, v verdict) {
 	if b.Err != nil {
-		if transient(b.Err) {
+		if engine.Transient(b.Err) {
 			return Batch{}, false, anew
 		}
 		return c.fail(b.Err), true, ended

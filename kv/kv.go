@@ -195,42 +195,7 @@ func (st *Store) List(ctx context.Context, prefix string, opts ...ListOption) (P
 
 // read repeats a read until it succeeds, fails for good, or ctx ends.
 func (st *Store) read(ctx context.Context, req engine.RangeRequest) (engine.RangeResult, error) {
-	for {
-		actx, cancel := context.WithTimeout(ctx, st.attempt)
-		res, err := st.engine.Range(actx, req)
-		cancel()
-		if err == nil || !transient(err) {
-			return res, err
-		}
-		if pause(ctx, retryPause) != nil {
-			code := holdfast.CodeDeadline
-			if errors.Is(ctx.Err(), context.Canceled) {
-				code = holdfast.CodeCanceled
-			}
-			return res, &holdfast.Error{Code: code, Outcome: holdfast.NotApplied, Err: errors.Join(context.Cause(ctx), bare(err))}
-		}
-	}
-}
-
-// retryPause is the pause between attempts that failed at once.
-const retryPause = 25 * time.Millisecond
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// transient tells errors that time may mend.
-func transient(err error) bool {
-	c := holdfast.CodeOf(err)
-	return c == holdfast.CodeNoQuorum || c == holdfast.CodeCanceled || c == holdfast.CodeDeadline || c == holdfast.CodeUnknown
+	return engine.Read(ctx, st.engine, st.attempt, req)
 }
 
 // subject is the key of an error: "kv colour".

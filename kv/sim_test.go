@@ -130,7 +130,7 @@ func (s *sim) run(t *testing.T) {
 }
 
 // wait lets time pass, and says whether ctx still goes on.
-func wait(ctx context.Context, d time.Duration) bool { return pause(ctx, d) == nil }
+func wait(ctx context.Context, d time.Duration) bool { return simtest.Doze(ctx, d) }
 
 // weather takes the quorum away and compacts history from time to time.
 func (s *sim) weather(ctx context.Context) {

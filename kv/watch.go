@@ -86,7 +86,7 @@ func (st *Store) watch(ctx context.Context, req WatchRequest, out chan<- Batch) 
 		if st.one(ctx, er, &c, req.Progress, out) == ended {
 			return
 		}
-		if pause(ctx, retryPause) != nil {
+		if engine.Pause(ctx) != nil {
 			return
 		}
 	}

@@ -114,42 +114,7 @@ func (r *Registry) list(ctx context.Context, group string) ([]engine.KV, int64, 
 
 // read repeats a read until it succeeds, fails for good, or ctx ends.
 func (r *Registry) read(ctx context.Context, req engine.RangeRequest) (engine.RangeResult, error) {
-	for {
-		actx, cancel := context.WithTimeout(ctx, r.attempt)
-		res, err := r.engine.Range(actx, req)
-		cancel()
-		if err == nil || !transient(err) {
-			return res, err
-		}
-		if pause(ctx, retryPause) != nil {
-			code := holdfast.CodeDeadline
-			if errors.Is(ctx.Err(), context.Canceled) {
-				code = holdfast.CodeCanceled
-			}
-			return res, &holdfast.Error{Code: code, Outcome: holdfast.NotApplied, Err: errors.Join(context.Cause(ctx), err)}
-		}
-	}
-}
-
-// retryPause is the pause between attempts that failed at once.
-const retryPause = 25 * time.Millisecond
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// transient tells errors that time may mend.
-func transient(err error) bool {
-	c := holdfast.CodeOf(err)
-	return c == holdfast.CodeNoQuorum || c == holdfast.CodeCanceled || c == holdfast.CodeDeadline || c == holdfast.CodeUnknown
+	return engine.Read(ctx, r.engine, r.attempt, req)
 }
 
 func groupSubject(group string) string { return fmt.Sprintf("group %.128s", group) }

@@ -134,7 +134,7 @@ func (s *sim) run(t *testing.T) {
 }
 
 // wait lets time pass, and says whether ctx still goes on.
-func wait(ctx context.Context, d time.Duration) bool { return pause(ctx, d) == nil }
+func wait(ctx context.Context, d time.Duration) bool { return simtest.Doze(ctx, d) }
 
 // network is what a client has between itself and the quorum.
 func network(e engine.Engine, seed uint64) *engine.FaultyEngine {

@@ -53,10 +53,10 @@ func (w *watcher) run(ctx context.Context) error {
 		switch {
 		case errors.Is(err, holdfast.ErrCompacted):
 			listed = false
-		case err != nil && !transient(err):
+		case err != nil && !engine.Transient(err):
 			return err
 		}
-		if err := pause(ctx, retryPause); err != nil {
+		if err := engine.Pause(ctx); err != nil {
 			return err
 		}
 	}
