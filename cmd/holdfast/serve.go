@@ -13,6 +13,7 @@ import (
 
 	"go.opentelemetry.io/otel"
 
+	"holdfast.dev/engine/embed"
 	"holdfast.dev/internal/cert"
 	"holdfast.dev/internal/cli"
 	"holdfast.dev/internal/config"
@@ -180,6 +181,8 @@ func (c *serveCmd) explain(err error) error {
 	switch op, isNet := errors.AsType[*net.OpError](err); {
 	case errors.Is(err, syscall.EADDRINUSE), strings.Contains(err.Error(), "address already in use"):
 		return cli.WithHint(cli.WithCode(err, cli.ExitUsage), "something listens there already: choose other ports with --listen and --peer-listen")
+	case errors.Is(err, embed.ErrInUse):
+		return cli.WithHint(cli.WithCode(err, cli.ExitUsage), "each node needs a directory of its own: choose another with --data")
 	case errors.Is(err, os.ErrPermission):
 		return cli.WithHint(cli.WithCode(err, cli.ExitUsage), "the directory or port is not yours: choose another with --data or --listen")
 	case isNet && op.Op == "listen":

@@ -190,3 +190,21 @@ func TestClosedNodeAnswers(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// TestStart_DirectoryInUse: a second node on a directory says so at once, and
+// the first one is none the worse.
+func TestStart_DirectoryInUse(t *testing.T) {
+	t.Parallel()
+	cfg := quick(t)
+	n := start(t, cfg)
+	if second, err := Start(t.Context(), cfg); !errors.Is(err, ErrInUse) || holdfast.OutcomeOf(err) != holdfast.NotApplied {
+		t.Errorf("a second node starts: %v, %v", second, err)
+	}
+	put(t, n, "a")
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, start(t, cfg), "a"); got != "a" {
+		t.Errorf("a is %q at the next start", got)
+	}
+}

@@ -3,6 +3,7 @@ package embed
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -29,6 +30,7 @@ type Node struct {
 	cfg     Config
 	srv     *embed.Etcd
 	cluster etcdserverpb.ClusterClient
+	lock    *os.File // on the data directory
 
 	restarted bool // there was data when it started
 	ready     chan struct{}
@@ -38,6 +40,12 @@ type Node struct {
 	closeOnce sync.Once
 	closeErr  error
 }
+
+// ErrInUse says that another node runs on a data directory.
+var ErrInUse = errors.New("another node runs on this directory")
+
+// lockFile is locked in the data directory while a node runs on it.
+const lockFile = "holdfast.lock"
 
 // Start runs a node and returns when it has joined its cluster, which for a new
 // cluster takes a majority, or when ctx ends. When Dir was written by [Restore],
@@ -54,13 +62,20 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fail(holdfast.CodeInternal, err)
 	}
+	lock, err := lockDir(cfg.Dir)
+	if errors.Is(err, ErrInUse) {
+		return nil, fail(holdfast.CodeConflict, fmt.Errorf("%s: %w", cfg.Dir, err))
+	}
+	if err != nil {
+		return nil, fail(holdfast.CodeUnknown, err)
+	}
 	_, err = os.Stat(filepath.Join(cfg.Dir, "member"))
 	restarted := err == nil
 	srv, err := embed.StartEtcd(ecfg)
 	if err != nil {
-		return nil, fail(holdfast.CodeUnknown, err)
+		return nil, fail(holdfast.CodeUnknown, errors.Join(err, lock.Close()))
 	}
-	n := &Node{cfg: cfg, srv: srv, restarted: restarted, ready: make(chan struct{}), settled: make(chan struct{})}
+	n := &Node{cfg: cfg, srv: srv, lock: lock, restarted: restarted, ready: make(chan struct{}), settled: make(chan struct{})}
 	n.cluster = adapter.ClusterServerToClusterClient(v3rpc.NewClusterServer(srv.Server))
 	n.Engine = etcd.New(inProcess{srv.Server, stubs(srv.Server)}, etcd.Options{Kind: "embed", Prefix: cfg.Prefix, Attempt: cfg.Attempt})
 	// However the server comes to stop, calls must be out of it before it lets
@@ -185,6 +200,7 @@ func (n *Node) shut(handOver bool) error {
 			n.srv.Server.HardStop()
 		}
 		n.srv.Close()
+		n.closeErr = errors.Join(n.closeErr, n.lock.Close())
 	})
 	return n.closeErr
 }
