@@ -253,6 +253,9 @@ func (l *Liveness) Apply(u Update) (dead []SessionID) {
 	return dead
 }
 
+// Revision is how far the feed has come.
+func (l *Liveness) Revision() int64 { return l.revision }
+
 // Knows says whether the feed has come as far as revision rev.
 func (l *Liveness) Knows(rev int64) bool { return l.alive != nil && l.revision >= rev }
 

@@ -366,7 +366,11 @@ func (a *Agent) read(e *entry, res engine.TxnResult, ids []engine.SessionID) err
 			}
 			a.session.Renewed(kvs[0].ModRevision)
 		}
-		e.note(id, len(kvs) == 0)
+		gone := len(kvs) == 0
+		if !gone && res.Revision >= a.live.Revision() { // opened anew, if it was gone
+			delete(e.dead, id)
+		}
+		e.note(id, gone)
 	}
 	e.delaying = len(res.Results[1].Range.KVs) > 0
 	kvs := res.Results[0].Range.KVs
@@ -471,7 +475,7 @@ func (a *Agent) written(e *entry, p plan, rev int64) {
 	}
 }
 
-// note keeps whether a session was found to be gone. Sessions do not come back.
+// note keeps whether a session was found to be gone.
 func (e *entry) note(id engine.SessionID, gone bool) {
 	if e.dead == nil {
 		e.dead = map[engine.SessionID]bool{}
