@@ -68,7 +68,7 @@ func TestAcquireAll_EndsWithoutNodes(t *testing.T) {
 		if err == nil || errors.Is(err, holdfast.ErrInvalid) {
 			t.Error(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.NewTimer(5 * time.Second).C:
 		t.Fatal("still waiting")
 	}
 }

@@ -12,11 +12,11 @@ import (
 func TestLifeline_StatesInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMemory(MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		var states []SessionState
 		s, err := OpenSession(t.Context(), m, SessionConfig{TTL: 2 * time.Second, OnState: func(st SessionState) {
 			if st == Jeopardy {
-				<-time.After(time.Second) // as a slow process would
+				<-time.NewTimer(time.Second).C // as a slow process would
 			}
 			states = append(states, st)
 		}})
@@ -25,9 +25,9 @@ func TestLifeline_StatesInOrder(t *testing.T) {
 		}
 		m.Outage(true)
 		for s.Err() == nil {
-			<-time.After(10 * time.Millisecond)
+			<-time.NewTimer(10 * time.Millisecond).C
 		}
-		<-time.After(2 * time.Second)
+		<-time.NewTimer(2 * time.Second).C
 		m.Outage(false)
 		_ = s.Close(t.Context())
 		if !slices.Equal(states, []SessionState{Jeopardy, Lost}) {

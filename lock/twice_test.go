@@ -15,7 +15,7 @@ import (
 func TestManager_SecondOfASession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := engine.NewMemory(engine.MemoryConfig{})
-		defer m.Close()
+		defer func() { _ = m.Close() }()
 		s, err := engine.OpenSession(t.Context(), m, engine.SessionConfig{})
 		if err != nil {
 			t.Fatal(err)

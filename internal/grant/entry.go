@@ -297,9 +297,8 @@ func (a *Agent) view(e *entry) view {
 		v.changes = append(v.changes, c.change)
 	}
 	v.dead = func(id engine.SessionID) bool {
-		// A session that the record names existed when the record was written.
 		// One that only a wish names may be younger than what the feed has seen.
-		return e.dead[id] || a.live.Dead(id, e.mod) && v.record.mentions(id)
+		return e.dead[id] || a.live.Dead(id, v.record.existed(id, e.mod)) && v.record.mentions(id)
 	}
 	v.delaying = e.delaying
 	if a.feedRev >= e.asOf && a.feeding {
@@ -318,6 +317,17 @@ func (e *entry) mentioned() []engine.SessionID {
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids)
+}
+
+// existed is a revision at which a session that the record names existed: a
+// holder's when it was granted, any other when the record was written, at mod.
+func (r *Record) existed(id engine.SessionID, mod int64) int64 {
+	for _, h := range r.Holders {
+		if h.Session == id {
+			mod = min(mod, h.Granted)
+		}
+	}
+	return mod
 }
 
 // mentions says whether the record names a session.
@@ -491,9 +501,7 @@ func (a *Agent) failed(e *entry, err error) {
 	pause := a.session.Attempt() / 16
 	a.mu.Lock()
 	e.mark(false)
-	switch code := holdfast.CodeOf(err); code {
-	case holdfast.CodeNoQuorum, holdfast.CodeDeadline, holdfast.CodeCanceled, holdfast.CodeUnknown:
-	default:
+	if code := holdfast.CodeOf(err); !engine.Transient(err) {
 		owed := e.owed()
 		e.abort(err)
 		e.known, e.record, e.mod = false, Record{}, 0

@@ -3,6 +3,8 @@ package grant
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -16,8 +18,8 @@ import (
 // writes, and, as etcd does it, before the context's end has a cause.
 type between struct {
 	engine.Engine
-	txn   atomic.Pointer[func(context.Context, engine.Txn) error]
-	deaf  atomic.Bool // watches hear nothing
+	txn  atomic.Pointer[func(context.Context, engine.Txn) error]
+	deaf atomic.Bool // watches hear nothing
 }
 
 func (b *between) Txn(ctx context.Context, t engine.Txn) (engine.TxnResult, error) {
@@ -57,8 +59,8 @@ func bubble(t *testing.T, f func(*stage)) {
 		m := engine.NewMemory(engine.MemoryConfig{})
 		w := &stage{T: t, engine: &between{Engine: m}}
 		f(w)
-		for i := len(w.ends) - 1; i >= 0; i-- {
-			w.ends[i]()
+		for _, end := range slices.Backward(w.ends) {
+			end()
 		}
 		_ = m.Close()
 	})
@@ -91,7 +93,7 @@ func (w *stage) holders(a *Agent, name string) []Claim {
 
 func writes(t engine.Txn) bool {
 	for _, op := range t.Then {
-		if op.Kind != engine.OpGet && !(op.Kind == engine.OpPut && len(op.Key) > 8 && op.Key[:8] == "session/") {
+		if op.Kind != engine.OpGet && (op.Kind != engine.OpPut || !strings.HasPrefix(op.Key, "session/")) {
 			return true
 		}
 	}
@@ -106,7 +108,7 @@ func TestAgent_BusyIsNeverGranted(t *testing.T) {
 		a := w.agent(w.session(), Config{Kind: "lock", Sweep: true})
 		w.engine.before(func(ctx context.Context, t engine.Txn) error {
 			if writes(t) {
-				<-time.After(200 * time.Millisecond)
+				<-time.NewTimer(200 * time.Millisecond).C
 			}
 			return nil
 		})
@@ -116,7 +118,7 @@ func TestAgent_BusyIsNeverGranted(t *testing.T) {
 		if !errors.Is(err, holdfast.ErrBusy) || holdfast.OutcomeOf(err) != holdfast.NotApplied {
 			w.Fatal(err)
 		}
-		<-time.After(5 * time.Second)
+		<-time.NewTimer(5 * time.Second).C
 		if h := w.holders(a, "x"); len(h) != 0 {
 			w.Errorf("refused, and granted all the same: %+v", h)
 		}
@@ -143,7 +145,7 @@ func TestAgent_CloseWhileSweeping(t *testing.T) {
 			return &holdfast.Error{Code: holdfast.CodeNoQuorum, Outcome: holdfast.NotApplied}
 		})
 		_ = client.Close(w.Context())
-		<-time.After(time.Second)
+		<-time.NewTimer(time.Second).C
 		a.Close()
 	})
 }
@@ -230,12 +232,12 @@ func TestAgent_RefusedForLackOfSpace(t *testing.T) {
 				w.Error(err)
 			}
 		}
-		<-time.After(time.Second)
+		<-time.NewTimer(time.Second).C
 		w.engine.txn.Store(nil)
 		if err := a.Release(w.Context(), o, "x"); err != nil {
 			w.Fatal(err)
 		}
-		<-time.After(5 * time.Second)
+		<-time.NewTimer(5 * time.Second).C
 		if h := w.holders(a, "x"); len(h) != 0 {
 			w.Errorf("refused, and granted all the same: %+v", h)
 		}
@@ -256,7 +258,7 @@ func TestAgent_DelayIsNotCutShort(t *testing.T) {
 		}
 		_ = long.Close(w.Context())
 		lost := time.Now()
-		<-time.After(time.Second)
+		<-time.NewTimer(time.Second).C
 		_ = short.Close(w.Context())
 		if _, err := a.Acquire(w.Context(), Ask{Owner: Owner{s.ID(), "1"}, Name: "x", Mode: Exclusive}); err != nil {
 			w.Fatal(err)
