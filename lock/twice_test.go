@@ -20,7 +20,7 @@ func TestManager_SecondOfASession(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.Close(context.WithoutCancel(t.Context()))
+		defer func() { _ = s.Close(context.WithoutCancel(t.Context())) }()
 		one, two := lock.New(s, lock.Config{}), lock.New(s, lock.Config{})
 		defer one.Close()
 		defer two.Close()

@@ -36,15 +36,15 @@ func TestAgent_SessionThatComesBack(t *testing.T) {
 		w.engine.before(func(ctx context.Context, t engine.Txn) error {
 			if t.Then[0].Kind != engine.OpGet && t.Then[0].Key == "lock/r/x" || t.Then[0].Range.Key == "lock/r/x" {
 				n++
-				<-time.After(100 * time.Millisecond)
+				<-time.NewTimer(100 * time.Millisecond).C
 			}
 			return nil
 		})
 		_ = s.Close(w.Context())
-		<-time.After(10 * time.Millisecond)
+		<-time.NewTimer(10 * time.Millisecond).C
 		s = open()
 		w.ends = append(w.ends, func() { _ = s.Close(context.WithoutCancel(w.Context())) })
-		<-time.After(time.Minute)
+		<-time.NewTimer(time.Minute).C
 		if n > 10 {
 			w.Errorf("%d requests", n)
 		}
