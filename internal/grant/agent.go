@@ -127,8 +127,8 @@ func (a *Agent) Acquire(ctx context.Context, ask Ask) (Grant, error) {
 		if !again {
 			// Who is told that his wait is over, rather than that his call is, does not
 			// ask again.
-			keep := ask.Keep && waitCode(ctx) != holdfast.CodeBusy
-			e.leaving = append(e.leaving, &departure{leave: leave{owner: ask.Owner, waiting: keep}})
+			over := waitCode(ctx) == holdfast.CodeBusy
+			e.leaving = append(e.leaving, &departure{leave: leave{owner: ask.Owner, waiting: ask.Keep && !over, mine: ask.Keep && over}})
 			a.poke(e) //nolint:contextcheck // the work goes on without the caller
 		}
 	}

@@ -251,19 +251,18 @@ func (a *Agent) settle(e *entry) (doubt bool) {
 	e.waiting = slices.DeleteFunc(e.waiting, func(w *wish) bool {
 		o := Owner{w.Session, w.Request}
 		h := e.record.holder(o)
-		if h == nil || !sure(o, w.checked || w.queued) {
+		ending := slices.ContainsFunc(e.leaving, func(d *departure) bool { return d.ends(o) })
+		if h == nil || ending || !sure(o, w.checked || w.queued) {
 			return false
 		}
 		w.result <- result{grant: Grant{Revision: h.Granted, Mode: h.Mode, Permits: h.Permits, Vanished: e.record.Vanished}}
 		return true
 	})
 	e.leaving = slices.DeleteFunc(e.leaving, func(d *departure) bool {
-		there := find(e.record.Queue, d.owner) != nil || !d.waiting && e.record.holder(d.owner) != nil
-		if d.waiting {
-			c := find(e.record.Queue, d.owner)
-			there = c != nil && c.Agent == a.session.ID()
-		}
-		if there || !d.waiting && !sure(d.owner, d.checked) {
+		waits, holds := find(e.record.Queue, d.owner), e.record.holder(d.owner)
+		own := a.session.ID()
+		there := waits != nil && d.takes(waits, own, false) || holds != nil && d.takes(holds, own, true)
+		if there || !d.waiting && !d.mine && !sure(d.owner, d.checked) {
 			return false
 		}
 		if d.done != nil {
@@ -501,7 +500,8 @@ func (a *Agent) failed(e *entry, err error) {
 	pause := a.session.Attempt() / 16
 	a.mu.Lock()
 	e.mark(false)
-	if code := holdfast.CodeOf(err); !engine.Transient(err) {
+	// Not found is the lease of a lock-delay that ran out on the way.
+	if code := holdfast.CodeOf(err); !engine.Transient(err) && code != holdfast.CodeNotFound {
 		owed := e.owed()
 		e.abort(err)
 		e.known, e.record, e.mod = false, Record{}, 0
@@ -523,7 +523,7 @@ func (a *Agent) failed(e *entry, err error) {
 func (e *entry) owed() []*departure {
 	owed := make([]*departure, 0, len(e.waiting)+len(e.leaving))
 	for _, w := range e.waiting {
-		owed = append(owed, &departure{leave: leave{owner: Owner{w.Session, w.Request}}})
+		owed = append(owed, &departure{leave: leave{owner: Owner{w.Session, w.Request}, mine: true}})
 	}
 	for _, d := range e.leaving {
 		owed = append(owed, &departure{leave: d.leave})

@@ -45,10 +45,22 @@ type wish struct {
 // leave gives a claim back.
 type leave struct {
 	owner Owner
-	// waiting: only if it still waits at this agent. Otherwise wherever it
-	// stands, granted too.
+	// waiting: only if it still waits at this agent. Otherwise granted too.
 	waiting bool
+	// mine: only if this agent asked for it. Otherwise wherever it stands.
+	mine bool
 }
+
+// takes says whether agent's leave takes c out, which waits or is granted.
+func (l leave) takes(c *Claim, agent engine.SessionID, granted bool) bool {
+	if l.waiting && granted || (l.waiting || l.mine) && c.Agent != agent {
+		return false
+	}
+	return c.is(l.owner)
+}
+
+// ends says whether the leave ends all that o has here.
+func (l leave) ends(o Owner) bool { return l.owner == o && !l.waiting }
 
 // change is a holder's wish to change its own entry.
 type change struct {
@@ -132,15 +144,12 @@ func (p *plan) drop(v view) (freed bool) {
 func (p *plan) leave(v view, l leave) (freed bool) {
 	r := &p.next
 	before := len(r.Holders) + len(r.Queue)
-	r.Queue = slices.DeleteFunc(r.Queue, func(c Claim) bool {
-		return c.is(l.owner) && (!l.waiting || c.Agent == v.agent)
+	r.Queue = slices.DeleteFunc(r.Queue, func(c Claim) bool { return l.takes(&c, v.agent, false) })
+	r.Holders = slices.DeleteFunc(r.Holders, func(c Claim) bool {
+		taken := l.takes(&c, v.agent, true)
+		freed = freed || taken && c.Agent == v.agent
+		return taken
 	})
-	if !l.waiting {
-		r.Holders = slices.DeleteFunc(r.Holders, func(c Claim) bool {
-			freed = freed || c.is(l.owner) && c.Agent == v.agent
-			return c.is(l.owner)
-		})
-	}
 	p.write = p.write || len(r.Holders)+len(r.Queue) != before
 	return freed
 }
@@ -174,7 +183,7 @@ func (p *plan) admissible(v view) []*wish {
 			continue // granted already, or asked for twice
 		case v.dead(w.Session):
 			p.refused[w] = &holdfast.Error{Key: "session " + w.Session.String(), Code: holdfast.CodeLost, Outcome: holdfast.NotApplied}
-		case slices.Contains(v.leaving, leave{owner: o}):
+		case slices.ContainsFunc(v.leaving, func(l leave) bool { return l.ends(o) }):
 			p.refused[w] = &holdfast.Error{Op: "wait", Code: holdfast.CodeCanceled, Outcome: holdfast.NotApplied, Err: errors.New("withdrawn by its owner")}
 		case w.queued && find(v.record.Queue, o) == nil:
 			p.refused[w] = &holdfast.Error{Op: "wait", Code: holdfast.CodeCanceled, Outcome: holdfast.NotApplied, Err: errors.New("withdrawn by its owner through another node")}
