@@ -32,8 +32,9 @@ type Manager struct {
 
 // Config is how a Manager works. The zero value works.
 type Config struct {
-	// Sweep notices dead leaders at once, also where nobody campaigns or
-	// observes. It costs a watch on all elections: for servers. Default off.
+	// Sweep notices dead leaders within seconds, also where nobody campaigns. It
+	// costs a watch on all elections, and reading them all after a session
+	// ended: for servers. Default off.
 	Sweep bool
 }
 

@@ -14,9 +14,10 @@ import (
 
 // Config is how a Manager works. The zero value works.
 type Config struct {
-	// Sweep frees the locks of dead sessions at once, also where nobody waits
-	// for them, so that listings show no dead holders for long. It costs a watch
-	// on all locks: for servers. Default off.
+	// Sweep frees the locks of dead sessions within seconds, also where nobody
+	// waits for them, so that listings show no dead holders for long. It costs a
+	// watch on all locks, and reading them all after a session ended: for
+	// servers. Default off.
 	Sweep bool
 }
 

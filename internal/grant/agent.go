@@ -18,8 +18,9 @@ type Config struct {
 	Kind string
 	// KeepVanished remembers a holder that vanished until the next one is ready.
 	KeepVanished bool
-	// Sweep frees grants of dead sessions at once, also where nobody waits for
-	// them. It costs a watch on all records of the kind.
+	// Sweep frees grants of dead sessions within seconds, also where nobody
+	// waits for them. It costs a watch on all records of the kind, and reading
+	// them all after a session ended.
 	Sweep bool
 }
 
@@ -31,13 +32,15 @@ type Agent struct {
 	ctx     context.Context // ends with the session or with Close
 	cancel  context.CancelCauseFunc
 	running sync.WaitGroup
-	idle    chan *entry  // to workers that have nothing to do
-	resting atomic.Int64 // how many there are
+	idle    chan *entry   // to workers that have nothing to do
+	resting atomic.Int64  // how many there are
+	due     chan struct{} // holds one signal: with Sweep, a sweep is due
 
 	mu      sync.Mutex // guards the fields below and the entries
 	closed  bool
 	feeding bool
 	entries map[string]*entry
+	behind  map[*entry]struct{} // wait for the sessions' feed to catch up with the record
 	live    engine.Liveness
 	feedRev int64               // up to which revision delays is right
 	delays  map[string]struct{} // names whose delay key exists
@@ -45,12 +48,16 @@ type Agent struct {
 
 // NewAgent makes the agent of session s.
 func NewAgent(s *engine.Session, cfg Config) *Agent {
-	a := &Agent{session: s, cfg: cfg, idle: make(chan *entry), entries: map[string]*entry{}, delays: map[string]struct{}{}}
+	a := &Agent{
+		session: s, cfg: cfg, idle: make(chan *entry), due: make(chan struct{}, 1),
+		entries: map[string]*entry{}, behind: map[*entry]struct{}{}, delays: map[string]struct{}{},
+	}
 	a.ctx, a.cancel = context.WithCancelCause(s.Context())
 	if cfg.Sweep {
 		a.mu.Lock()
 		a.feed()
 		a.mu.Unlock()
+		a.running.Go(a.sweeper)
 	}
 	return a
 }

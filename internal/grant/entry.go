@@ -172,8 +172,12 @@ func (a *Agent) next(e *entry) (step func() error) {
 	e.working = false
 	if len(e.waiting) > 0 {
 		a.feed()
+		if !a.feedKnows(e.mod) {
+			a.behind[e] = struct{}{}
+		}
 	} else if !e.record.served(a.session.ID()) {
 		delete(a.entries, e.name)
+		delete(a.behind, e)
 	}
 	return nil
 }

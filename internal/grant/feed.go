@@ -1,6 +1,7 @@
 package grant
 
 import (
+	"slices"
 	"strings"
 
 	"holdfast.dev/engine"
@@ -72,12 +73,26 @@ func (a *Agent) onRecords(u engine.Update) {
 func (a *Agent) onSessions(u engine.Update) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	was := a.live
-	dead := a.live.Apply(u)
-	for _, e := range a.entries {
+	ended := a.live.Apply(u)
+	if a.cfg.Sweep && (len(ended) > 0 || u.Snapshot) {
+		a.sweepSoon()
+	}
+	for e := range a.behind {
 		// What the feed says of a session counts once it is as new as the record.
-		caughtUp := !was.Knows(e.mod) && a.live.Knows(e.mod)
-		if u.Snapshot || e.concerns(dead) || caughtUp {
+		if a.feedKnows(e.mod) {
+			delete(a.behind, e)
+			a.poke(e)
+		}
+	}
+	if len(ended) == 0 {
+		return
+	}
+	dead := make(map[engine.SessionID]bool, len(ended))
+	for _, id := range ended {
+		dead[id] = true
+	}
+	for _, e := range a.entries {
+		if e.concerns(dead) {
 			a.poke(e)
 		}
 	}
@@ -85,20 +100,14 @@ func (a *Agent) onSessions(u engine.Update) {
 
 // concerns notes the sessions that ended, and says whether any has to do with
 // the entry.
-func (e *entry) concerns(dead []engine.SessionID) bool {
+func (e *entry) concerns(dead map[engine.SessionID]bool) bool {
 	hit := false
-	for _, id := range dead {
-		for _, w := range e.waiting {
-			if w.Session == id {
-				e.note(id, true)
-				hit = true
-			}
-		}
-		for _, list := range [][]Claim{e.record.Holders, e.record.Queue} {
-			for _, c := range list {
-				hit = hit || c.Session == id || c.Agent == id
-			}
+	for _, w := range e.waiting {
+		if dead[w.Session] {
+			e.note(w.Session, true)
+			hit = true
 		}
 	}
-	return hit
+	named := func(c Claim) bool { return dead[c.Session] || dead[c.Agent] }
+	return hit || slices.ContainsFunc(e.record.Holders, named) || slices.ContainsFunc(e.record.Queue, named)
 }

@@ -1,0 +1,80 @@
+package grant
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast.dev/engine"
+)
+
+const (
+	// sweepPause lets deaths gather before a sweep looks at every record, and
+	// keeps several agents apart: the first leaves nothing for the others.
+	sweepPause = time.Second
+	// sweepPage is how many records a sweep reads at a time.
+	sweepPage = 256
+)
+
+// sweeper frees the grants of sessions that ended, wherever they are.
+func (a *Agent) sweeper() {
+	apart := time.Duration(uint64(a.session.ID()) % uint64(2*sweepPause))
+	for {
+		select {
+		case <-a.due:
+		case <-a.ctx.Done():
+			return
+		}
+		t := time.NewTimer(sweepPause + apart)
+		select {
+		case <-t.C:
+		case <-a.ctx.Done():
+			t.Stop()
+			return
+		}
+		if err := a.sweep(); err != nil {
+			a.sweepSoon() // no quorum: later
+		}
+	}
+}
+
+// sweepSoon asks for a sweep.
+func (a *Agent) sweepSoon() {
+	select {
+	case a.due <- struct{}{}:
+	default: // one is due already
+	}
+}
+
+// sweep reads every record and works on those that a dead session holds.
+func (a *Agent) sweep() error {
+	next, end := a.key(""), engine.PrefixEnd(a.key(""))
+	for next < end {
+		res, err := engine.Read(a.ctx, a.session.Engine(), a.session.Attempt(), engine.RangeRequest{Key: next, End: end, Limit: sweepPage})
+		if err != nil {
+			return err
+		}
+		for _, kv := range res.KVs {
+			a.sweepRecord(kv, res.Revision)
+			next = kv.Key + "\x00"
+		}
+		if !res.More {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (a *Agent) sweepRecord(kv engine.KV, rev int64) {
+	rec, err := decode(kv.Key, kv.Value, kv.ModRevision)
+	if err != nil {
+		return // whoever asks for it is told
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if slices.ContainsFunc(rec.Holders, func(c Claim) bool { return a.live.Dead(c.Session, c.Granted) }) {
+		e := a.entry(strings.TrimPrefix(kv.Key, a.key("")))
+		e.news = &news{kv: kv, rev: rev}
+		a.poke(e)
+	}
+}
