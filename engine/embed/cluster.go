@@ -110,7 +110,7 @@ func (n *Node) AddLearner(ctx context.Context, name, peerURL string) (m Member, 
 }
 
 // Promote gives a learner its vote. It waits until the learner has caught up
-// with the leader, or ctx ends.
+// with the leader, or ctx is about to end: [holdfast.ErrConflict].
 func (n *Node) Promote(ctx context.Context, id uint64) error {
 	return n.change(ctx, func() error {
 		_, err := n.cluster.MemberPromote(n.root(ctx), &etcdserverpb.MemberPromoteRequest{ID: id})
@@ -129,13 +129,26 @@ func (n *Node) Remove(ctx context.Context, id uint64) error {
 }
 
 // change repeats a change of members that was refused for what may pass: a
-// learner that lags, a member that is not connected long enough.
+// learner that lags, a member that is not connected long enough. It stops
+// somewhat before ctx ends, so that the refusal reaches whoever asked: he would
+// have to take silence for an unknown outcome.
 func (n *Node) change(ctx context.Context, f func() error) error {
+	trying := ctx
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		trying, cancel = context.WithTimeout(ctx, time.Until(end)*3/4)
+		defer cancel()
+	}
 	for {
 		err := f()
 		code := holdfast.CodeOf(err)
 		if err == nil || holdfast.OutcomeOf(err) != holdfast.NotApplied || code != holdfast.CodeBusy && code != holdfast.CodeNoQuorum ||
-			!pause(ctx, 200*time.Millisecond) {
+			!pause(trying, 200*time.Millisecond) {
+			if e, ok := errors.AsType[*holdfast.Error](err); ok && e.Code == holdfast.CodeBusy { // nobody holds anything
+				refused := *e
+				refused.Code = holdfast.CodeConflict
+				return &refused
+			}
 			return err
 		}
 	}

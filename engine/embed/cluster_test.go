@@ -194,3 +194,38 @@ func TestEtcdctlReads(t *testing.T) {
 		t.Fatalf("%s, %v", out, err)
 	}
 }
+
+// TestChange_RefusalInTime: a change that cannot be made ends with the reason
+// and a certain outcome, not with the deadline of who asked.
+func TestChange_RefusalInTime(t *testing.T) {
+	t.Parallel()
+	cfg := quick(t)
+	cfg.ListenPeer = freeURL(t)
+	n := start(t, cfg)
+	learner, _, err := n.AddLearner(t.Context(), "never", freeURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	members, err := n.Members(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, f := range map[string]func(context.Context) error{
+		"promote who never ran": func(ctx context.Context) error { return n.Promote(ctx, learner.ID) },
+		"remove the last voter": func(ctx context.Context) error {
+			for _, m := range members {
+				if m.Self {
+					return n.Remove(ctx, m.ID)
+				}
+			}
+			return nil
+		},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		err := f(ctx)
+		if !errors.Is(err, holdfast.ErrConflict) || holdfast.OutcomeOf(err) != holdfast.NotApplied || ctx.Err() != nil {
+			t.Errorf("%s: %v, and the context: %v", what, err, ctx.Err())
+		}
+		cancel()
+	}
+}

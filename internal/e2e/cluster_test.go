@@ -58,6 +58,11 @@ func TestCluster_JoinRemoveReplace(t *testing.T) {
 	if got, want := hf.roles(), "=learner n1=voter n2=voter"; got != want {
 		t.Errorf("members %s, want %s", got, want)
 	}
+	for _, m := range hf.members() {
+		if m.Role == "learner" {
+			hf.fails(1, "conflict", "cluster", "promote", m.ID, "--timeout", "3s")
+		}
+	}
 	third := at(t).start("serve", "--name", "n3", "--data", filepath.Join(t.TempDir(), "n3"), "--join", c.Endpoints()[0],
 		"--listen", a[0], "--peer-listen", a[1], "--log-level", "warn")
 	third.expect("is ready")

@@ -128,16 +128,24 @@ func (p program) leader() string {
 	return ""
 }
 
+// member is what "cluster members" says of a node.
+type member struct{ ID, Name, Role string }
+
+func (p program) members() []member {
+	p.t.Helper()
+	var c struct{ Members []member }
+	if err := json.Unmarshal([]byte(p.ok("cluster", "members", "-o", "json")), &c); err != nil {
+		p.t.Fatal(err)
+	}
+	return c.Members
+}
+
 // roles are the names of the cluster's members with their roles, the leader
 // being a voter like others: "n1=voter n4=learner".
 func (p program) roles() string {
 	p.t.Helper()
-	var c struct{ Members []struct{ Name, Role string } }
-	if err := json.Unmarshal([]byte(p.ok("cluster", "members", "-o", "json")), &c); err != nil {
-		p.t.Fatal(err)
-	}
 	var words []string
-	for _, m := range c.Members {
+	for _, m := range p.members() {
 		words = append(words, m.Name+"="+strings.Replace(m.Role, "leader", "voter", 1))
 	}
 	slices.Sort(words)
