@@ -102,6 +102,13 @@ func TestCluster_GracefulStopOfTheLeader(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// One process holds a lock and another waits for it, through that node.
+	through := at(t, endpoints...)
+	holder := through.start("lock", "run", "long", "--", "sh", "-c", "echo held; exec sleep 600")
+	holder.expect("held")
+	waiter := through.start("lock", "run", "long", "--", "echo", "my turn")
+	eventually(t, "the waiter waits", func() bool { return strings.Contains(hf.ok("lock", "show", "long"), "WAITER") })
+
 	// One client writes, another takes a lock and gives it back, all the time.
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -157,6 +164,14 @@ func TestCluster_GracefulStopOfTheLeader(t *testing.T) {
 	hf.ok("kv", "put", "after", "x")
 	if now := hf.leader(); now == "" || now == was {
 		t.Errorf("%q leads, and %q did", now, was)
+	}
+	holder.signal(syscall.SIGTERM) // for its command; then it releases
+	waiter.expect("my turn")
+	if code := holder.code(); code != 128+int(syscall.SIGTERM) {
+		t.Errorf("the holder ended with %d: it did not live through the stop", code)
+	}
+	if code := waiter.code(); code != 0 {
+		t.Errorf("the waiter ended with %d", code)
 	}
 	stop()
 	wg.Wait()
