@@ -76,7 +76,8 @@ type SessionConfig struct {
 	// was the first to see it; it must not block and must not close the session.
 	// Default none.
 	OnState func(SessionState)
-	// ID is the session's id. Default a random one; fix it only in tests.
+	// ID is the session's id; further attempts to open it count on from there.
+	// Default a random one; fix it only in tests.
 	ID SessionID
 }
 
@@ -195,9 +196,17 @@ type Lifeline struct {
 // StartLifeline opens a session and begins to renew it. It tries until ctx
 // ends; afterwards ctx no longer matters.
 func StartLifeline(ctx context.Context, l Leaser, cfg SessionConfig) (*Lifeline, error) {
+	fixed := cfg.ID != 0
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, err
+	}
+	// Each attempt has an id of its own: a late part of an earlier one may make
+	// a session that nobody knows and that runs out, but must not bring one back
+	// that has ended.
+	next := NewSessionID
+	if fixed {
+		next = func() SessionID { return cfg.ID + 1 }
 	}
 	var (
 		sent Instant
@@ -206,6 +215,9 @@ func StartLifeline(ctx context.Context, l Leaser, cfg SessionConfig) (*Lifeline,
 	err := resend(ctx, cfg.Attempt, func(ctx context.Context) (err error) {
 		sent = Now()
 		info, err = l.OpenSession(ctx, SessionRecord{ID: cfg.ID, Name: cfg.Name, TTL: cfg.TTL, Metadata: cfg.Metadata})
+		if err != nil {
+			cfg.ID = next()
+		}
 		return err
 	})
 	if err != nil {

@@ -46,7 +46,7 @@ func OpenSession(ctx context.Context, e Engine, cfg SessionConfig) (*Session, er
 		}
 		// It was so slow that the session ran out before it was complete.
 		if cfg.ID != 0 {
-			cfg.ID++
+			cfg.ID += 1000 // past those that were tried
 		}
 	}
 }
