@@ -15,8 +15,8 @@ import (
 
 // Bounds.
 const (
-	MaxName  = 512      // bytes of a name
-	MaxValue = 64 << 10 // bytes of a value
+	MaxName  = 512     // bytes of a name
+	MaxValue = 4 << 10 // bytes of a value: candidates' stand in one record
 )
 
 // Manager campaigns and observes under one session. One per process is enough.

@@ -13,12 +13,20 @@ import (
 func TestSweep_FreesTheLocksOfDeadSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := engine.NewMemory(engine.MemoryConfig{})
-		defer e.Close()
+		defer func() {
+			if err := e.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
 		server, err := engine.OpenSession(t.Context(), e, engine.SessionConfig{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer server.Close(t.Context())
+		defer func() {
+			if err := server.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}()
 		locks := lock.New(server, lock.Config{Sweep: true})
 		defer locks.Close()
 		dying, err := engine.OpenSession(t.Context(), e, engine.SessionConfig{})

@@ -82,9 +82,9 @@ func (w *stage) agent(s *engine.Session, cfg Config) *Agent {
 	return a
 }
 
-func (w *stage) holders(a *Agent, name string) []Claim {
+func (w *stage) holders(a *Agent) []Claim {
 	w.Helper()
-	s, err := a.Read(w.Context(), name)
+	s, err := a.Read(w.Context(), "x")
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestAgent_BusyIsNeverGranted(t *testing.T) {
 			w.Fatal(err)
 		}
 		<-time.NewTimer(5 * time.Second).C
-		if h := w.holders(a, "x"); len(h) != 0 {
+		if h := w.holders(a); len(h) != 0 {
 			w.Errorf("refused, and granted all the same: %+v", h)
 		}
 	})
@@ -196,7 +196,7 @@ func TestAgent_StaleKnowledge(t *testing.T) {
 				if err := b.Release(w.Context(), o, "x"); err != nil {
 					w.Fatal(err)
 				}
-				if h := w.holders(a, "x"); len(h) != 0 {
+				if h := w.holders(a); len(h) != 0 {
 					w.Errorf("released, and still held: %+v", h)
 				}
 			})
@@ -238,7 +238,7 @@ func TestAgent_RefusedForLackOfSpace(t *testing.T) {
 			w.Fatal(err)
 		}
 		<-time.NewTimer(5 * time.Second).C
-		if h := w.holders(a, "x"); len(h) != 0 {
+		if h := w.holders(a); len(h) != 0 {
 			w.Errorf("refused, and granted all the same: %+v", h)
 		}
 	})

@@ -37,8 +37,8 @@ func TestAgent_BusyHereGrantedThere(t *testing.T) {
 		if gerr := <-granted; gerr != nil {
 			w.Fatal(gerr)
 		}
-		<-time.After(5 * time.Second)
-		if h := w.holders(a, "x"); len(h) != 1 || !h[0].is(o) {
+		<-time.NewTimer(5 * time.Second).C
+		if h := w.holders(a); len(h) != 1 || !h[0].is(o) {
 			w.Errorf("granted at one node, %v at the other, and then held by %+v", err, h)
 		}
 	})
@@ -70,8 +70,8 @@ func TestAgent_AskedAgainWhileReleasing(t *testing.T) {
 		synctest.Wait()
 		w.engine.txn.Store(nil)
 		err := <-asked
-		<-time.After(time.Second)
-		held := len(w.holders(a, "x")) > 0
+		<-time.NewTimer(time.Second).C
+		held := len(w.holders(a)) > 0
 		if held != (err == nil) || err != nil && holdfast.CodeOf(err) != holdfast.CodeCanceled {
 			w.Errorf("answered %v, and held: %v", err, held)
 		}

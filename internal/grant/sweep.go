@@ -74,7 +74,9 @@ func (a *Agent) sweepRecord(kv engine.KV, rev int64) {
 	defer a.mu.Unlock()
 	if slices.ContainsFunc(rec.Holders, func(c Claim) bool { return a.live.Dead(c.Session, c.Granted) }) {
 		e := a.entry(strings.TrimPrefix(kv.Key, a.key("")))
-		e.news = &news{kv: kv, rev: rev}
+		if e.news == nil || e.news.rev < rev {
+			e.news = &news{kv: kv, rev: rev}
+		}
 		a.poke(e)
 	}
 }
