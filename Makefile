@@ -15,6 +15,8 @@ TESTFLAGS ?=
 SEEDS     ?= 1000
 SEED      ?=
 RUN       ?= Simulation
+# What `make check` leaves to `make test`: packages whose tests start clusters.
+LONG      := engine/etcd|engine/embed|internal/e2e|examples/fenced-ledger
 ARGS      ?=
 
 # The race detector needs a C compiler; without one the tests run all the same.
@@ -48,7 +50,7 @@ test: ## Run every test (PKG=./lock/... TESTFLAGS=-v)
 .PHONY: check
 check: lint fresh ## Before each commit: format, lint, generated files, short tests
 	$(SAY_RACE)
-	$(GO) test $(RACE) -short -timeout 5m $(TESTFLAGS) $(PKG)
+	$(GO) test $(RACE) -short -timeout 5m $(TESTFLAGS) $$($(GO) list $(PKG) | grep -vE '/($(LONG))$$')
 
 .PHONY: lint
 lint: $(GOLANGCI) ## Check format and lint (mend with FIX=1)
