@@ -85,7 +85,7 @@ func TestPromoteWaits(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := n.Promote(ctx, m.ID); !errors.Is(err, holdfast.ErrBusy) {
+	if err := n.Promote(ctx, m.ID); !errors.Is(err, holdfast.ErrConflict) {
 		t.Fatalf("got %v", err)
 	}
 }
