@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"time"
+	"unicode/utf8"
 
 	"holdfast.dev"
 	"holdfast.dev/internal/wire"
@@ -42,6 +43,9 @@ func call[Res any](ctx context.Context, c *Client, op, key string, k kind, f fun
 		tried   int
 		unclear bool // an attempt without an answer may have been executed
 	)
+	if !utf8.ValidString(key) {
+		return none, invalid(op, key, "the name is not UTF-8")
+	}
 	pause := firstPause
 	for {
 		if err := c.life.Err(); err != nil {

@@ -70,6 +70,9 @@ func (k *KV) List(ctx context.Context, prefix string, opts ...kv.ListOption) (kv
 // Put writes a key and returns the revision of the write; see kv.Store.Put.
 func (k *KV) Put(ctx context.Context, key string, value []byte, opts ...kv.WriteOption) (int64, error) {
 	w, err := k.prepare("put", "kv "+key, opts)
+	if err == nil {
+		err = fits("put", key, value)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -90,6 +93,9 @@ func (k *KV) CompareAndSet(ctx context.Context, key string, expect int64, value 
 	w, err := k.prepare(op, "kv "+key, opts)
 	if err == nil && w.guarded {
 		err = invalid(op, "kv "+key, "a compare besides that of the call")
+	}
+	if err == nil {
+		err = fits(op, key, value)
 	}
 	if err != nil {
 		return 0, err
@@ -239,6 +245,9 @@ func (k *KV) operations(ops []kv.Op) ([]*v1.Operation, error) {
 		case kv.OpDelete:
 			out[i] = &v1.Operation{Do: &v1.Operation_Delete{Delete: op.Key}}
 		case kv.OpPut:
+			if err := fits("transaction", op.Key, op.Value); err != nil {
+				return nil, err
+			}
 			put := &v1.PutOperation{Key: op.Key, Content: &v1.PutOperation_Value{Value: op.Value}}
 			if op.Leased {
 				if k.s == nil {
@@ -291,6 +300,15 @@ func txnResult(t kv.Txn, m *v1.TxnResponse) (kv.TxnResult, error) {
 		}
 	}
 	return res, nil
+}
+
+// fits refuses a value that no node takes before it is sent: what is larger
+// than a request may be is cut off, which looks like a node in trouble.
+func fits(op, key string, value []byte) error {
+	if len(value) <= kv.MaxValue {
+		return nil
+	}
+	return invalid(op, "kv "+key, "value has %d bytes, at most %d are allowed", len(value), kv.MaxValue)
 }
 
 // invalid is the error for a request that was not sent.
