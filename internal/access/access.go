@@ -91,7 +91,7 @@ func Dial(ctx context.Context, cfg Config) (*client.Client, error) {
 	if cfg.TLS != (cert.Files{}) {
 		t, err := cfg.TLS.Client()
 		if err != nil {
-			return nil, err
+			return nil, &holdfast.Error{Op: "dial", Code: holdfast.CodeInvalid, Outcome: holdfast.NotApplied, Err: err}
 		}
 		cc.TLS = t
 	}

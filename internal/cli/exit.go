@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"holdfast.dev"
@@ -90,6 +91,9 @@ func CodeOf(err error) int {
 		}
 		return ExitNoQuorum
 	case holdfast.CodeUnknown:
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) { // a file that was named
+			return ExitUsage
+		}
 		if e, ok := errors.AsType[*holdfast.Error](err); ok && e.Outcome == holdfast.Unknown {
 			return ExitUnknown
 		}
