@@ -81,6 +81,8 @@ func (c *lockRunCmd) options() ([]lock.Option, error) {
 		opts = append(opts, lock.Shared())
 	}
 	switch {
+	case c.NoWait && c.Wait >= 0:
+		return nil, cli.Usage("--no-wait and --wait do not go together")
 	case c.NoWait:
 		opts = append(opts, lock.NoWait())
 	case c.Wait >= 0:

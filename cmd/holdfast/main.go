@@ -95,6 +95,7 @@ func run(ctx context.Context, env cli.Env) (code int) {
 		kong.Writers(env.Stdout, env.Stderr),
 		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.Resolvers(sources),
+		kong.KindMapper(reflect.String, kong.MapperFunc(verbatim)),
 		kong.Help(help),
 		kong.ValueFormatter(describe),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
@@ -131,6 +132,9 @@ func run(ctx context.Context, env cli.Env) (code int) {
 	if err := sources.Faults(); err != nil && parsed.Command() != "serve" {
 		return cli.Report(env.Stderr, cli.WithCode(err, cli.ExitUsage))
 	}
+	if g.Timeout <= 0 {
+		return cli.Report(env.Stderr, cli.Usage("--timeout: want more than nothing"))
+	}
 	err = parsed.Run(a, &runContext{ctx})
 	if err != nil && a.interrupted.Load() && cli.CodeOf(err) != cli.ExitUnknown {
 		return cli.ExitInterrupted
@@ -140,6 +144,21 @@ func run(ctx context.Context, env cli.Env) (code int) {
 
 // runContext hands the context through kong, which binds by type.
 type runContext struct{ context.Context } //nolint:containedctx // it lives for one call
+
+// verbatim takes a string byte for byte. Kong's own way leads through JSON,
+// which replaces what is not UTF-8.
+func verbatim(c *kong.DecodeContext, target reflect.Value) error {
+	t, err := c.Scan.PopValue("string")
+	if err != nil {
+		return err
+	}
+	s, ok := t.Value.(string)
+	if !ok {
+		return fmt.Errorf("expected a string but got %v", t.Value)
+	}
+	target.SetString(s)
+	return nil
+}
 
 // usageError gives kong's words the code and advice of a usage fault.
 func usageError(err error, args []string) error {

@@ -41,7 +41,12 @@ holdfast serve --config /etc/holdfast.yaml`
 func (serveCmd) Help() string {
 	return `Without settings it is a single node on loopback that keeps its data in ./holdfast-data. A flag beats the environment, the environment beats the file.
 
-One line on standard output says that the node serves, and where. SIGTERM and Ctrl-C stop it gracefully: leadership is handed over, sessions of clients stay. SIGHUP reads the tokens again; certificates are taken up by themselves.`
+One line on standard output says that the node serves, and where. SIGTERM and Ctrl-C stop it gracefully: leadership is handed over, sessions of clients stay. SIGHUP reads the tokens again; certificates are taken up by themselves.
+
+The file of --tokens holds hashes only (printf %s TOKEN | sha256sum); role is read, write or admin; without prefixes, every name is allowed:
+
+  tokens:
+    - {name: deploy, sha256: 9f86d0…, role: write, prefixes: [jobs/, deploy/]}`
 }
 
 // readyJSON is the line that says that a node serves.

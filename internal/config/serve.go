@@ -34,7 +34,7 @@ type Serve struct {
 	PeerTLSCert string `name:"peer-tls-cert" from:"env,file" group:"security" placeholder:"FILE" help:"Certificate for the traffic between nodes."`
 	PeerTLSKey  string `name:"peer-tls-key" from:"env,file" group:"security" placeholder:"FILE" help:"Its key."`
 	PeerTLSCA   string `name:"peer-tls-ca" from:"env,file" group:"security" placeholder:"FILE" help:"The authority all nodes' certificates come from."`
-	Tokens      string `from:"env,file" group:"security" placeholder:"FILE" help:"Bearer tokens with their roles; read again on SIGHUP. Without it every caller may do everything."`
+	Tokens      string `from:"env,file" group:"security" placeholder:"FILE" help:"Bearer tokens with their roles, as above; read again on SIGHUP. Without it every caller may do everything."`
 	Insecure    bool   `from:"env,file" group:"security" help:"Listen beyond loopback without TLS. Everybody on the network can read and change everything."`
 
 	ElectionTimeout Setting[time.Duration] `default:"500ms" from:"env,file" group:"limits" placeholder:"DURATION" help:"How long a node hears nothing from the leader before it stands for election."`
