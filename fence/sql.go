@@ -70,7 +70,8 @@ type Execer interface {
 // called by many processes at once.
 func (SQL) Setup(ctx context.Context, db Execer) error {
 	_, err := db.ExecContext(ctx, setupSQL)
-	if sqlState(err) == "23505" { // Postgres: somebody created it in the same moment, and is done
+	switch sqlState(err) {
+	case "23505", "42710", "42P07": // Postgres: somebody created it, or its row type, in the same moment, and is done
 		_, err = db.ExecContext(ctx, setupSQL)
 	}
 	if err != nil {
