@@ -85,25 +85,25 @@ type resource struct {
 }
 
 // begin is the first effect of a holder, end its last.
-func (r *resource) begin(h *lock.Held) (accepted bool, violation string) {
+func (r *resource) begin(h *lock.Held) (violation string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	valid := h.Err() == nil
 	if h.Token() < r.highest {
 		r.refused++
 		if valid {
-			return false, fmt.Sprintf("%s: token %v is still valid, but %v was seen", h.Name(), h.Token(), r.highest)
+			return fmt.Sprintf("%s: token %v is still valid, but %v was seen", h.Name(), h.Token(), r.highest)
 		}
-		return false, ""
+		return ""
 	}
 	if valid && h.Token() == r.highest {
-		return false, fmt.Sprintf("%s: token %v was granted twice", h.Name(), h.Token())
+		return fmt.Sprintf("%s: token %v was granted twice", h.Name(), h.Token())
 	}
 	if valid && r.active != nil && r.active.Err() == nil {
 		violation = fmt.Sprintf("%s: tokens %v and %v are valid at one time", h.Name(), r.active.Token(), h.Token())
 	}
 	r.highest, r.active = h.Token(), h
-	return true, violation
+	return violation
 }
 
 func (r *resource) end(h *lock.Held) {
@@ -268,8 +268,7 @@ func (r *stampeding) turn(ctx context.Context, s *client.Session, rng *rand.Rand
 	r.waits = append(r.waits, wait)
 	r.mu.Unlock()
 	res := &r.resources[i]
-	_, violation := res.begin(h)
-	r.violate(violation)
+	r.violate(res.begin(h))
 	doze(h.Context(), time.Duration(rng.Int64N(int64(20*time.Millisecond)))) //nolint:contextcheck // it ends with the lock
 	res.end(h)
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.ttl)
