@@ -25,6 +25,30 @@ type caller struct {
 
 type callerKey struct{}
 
+// arrivedKey is the key of what to call when the whole message is there.
+type arrivedKey struct{}
+
+// arrived takes the deadline off a request whose message is there.
+func arrived(ctx context.Context) {
+	if f, ok := ctx.Value(arrivedKey{}).(func()); ok {
+		f()
+	}
+}
+
+// arriving takes the deadline off a stream with its first message.
+type arriving struct {
+	connect.StreamingHandlerConn
+	arrived func()
+}
+
+func (a arriving) Receive(m any) error {
+	err := a.StreamingHandlerConn.Receive(m)
+	if err == nil { // otherwise what is left of the body is still awaited
+		a.arrived()
+	}
+	return err
+}
+
 // callerOf is who sent the request of ctx; nobody where there is none.
 func callerOf(ctx context.Context) caller {
 	c, _ := ctx.Value(callerKey{}).(caller)
@@ -70,7 +94,12 @@ func (s *Server) gate(next http.Handler) http.Handler {
 			refuse(w, r, ce, http.StatusTooManyRequests)
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+		// A message that never ends must not keep its connection for ever.
+		rc := http.NewResponseController(w)
+		_ = rc.SetReadDeadline(time.Now().Add(s.cfg.CallTimeout)) // not supported: a test's writer
+		ctx := context.WithValue(r.Context(), callerKey{}, c)
+		ctx = context.WithValue(ctx, arrivedKey{}, func() { _ = rc.SetReadDeadline(time.Time{}) })
+		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
@@ -96,6 +125,7 @@ var _ connect.Interceptor = around{}
 
 func (a around) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		arrived(ctx)
 		start := time.Now()
 		if _, ok := ctx.Deadline(); !ok && !waits(req.Spec().Procedure) {
 			var cancel context.CancelFunc
@@ -114,7 +144,8 @@ func (a around) WrapStreamingClient(next connect.StreamingClientFunc) connect.St
 func (a around) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
 		start := time.Now()
-		return a.done(ctx, conn.Spec().Procedure, start, next(ctx, conn))
+		err := next(ctx, arriving{conn, func() { arrived(ctx) }})
+		return a.done(ctx, conn.Spec().Procedure, start, err)
 	}
 }
 
