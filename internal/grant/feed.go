@@ -92,7 +92,8 @@ func (a *Agent) onSessions(u engine.Update) {
 		dead[id] = true
 	}
 	for _, e := range a.entries {
-		if e.concerns(dead) {
+		// Where nobody waits, the sweep comes by, which is in no hurry.
+		if e.concerns(dead) && (!a.cfg.Sweep || len(e.waiting) > 0) {
 			a.poke(e)
 		}
 	}

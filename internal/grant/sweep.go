@@ -12,8 +12,10 @@ const (
 	// sweepPause lets deaths gather before a sweep looks at every record, and
 	// keeps several agents apart: the first leaves nothing for the others.
 	sweepPause = time.Second
-	// sweepPage is how many records a sweep reads at a time.
-	sweepPage = 256
+	// sweepPage is how many records a sweep reads at a time. After a page with
+	// something to free it pauses, so that a storm of deaths leaves room for
+	// those who wait for an answer.
+	sweepPage = 64
 )
 
 // sweeper frees the grants of sessions that ended, wherever they are.
@@ -54,29 +56,39 @@ func (a *Agent) sweep() error {
 		if err != nil {
 			return err
 		}
+		freed := false
 		for _, kv := range res.KVs {
-			a.sweepRecord(kv, res.Revision)
+			freed = a.sweepRecord(kv, res.Revision) || freed
 			next = kv.Key + "\x00"
 		}
 		if !res.More {
 			return nil
 		}
+		if freed {
+			if err := engine.Pause(a.ctx); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-func (a *Agent) sweepRecord(kv engine.KV, rev int64) {
+// sweepRecord works on a record that a dead session holds, and says whether it
+// is one.
+func (a *Agent) sweepRecord(kv engine.KV, rev int64) bool {
 	rec, err := decode(kv.Key, kv.Value, kv.ModRevision)
 	if err != nil {
-		return // whoever asks for it is told
+		return false // whoever asks for it is told
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if slices.ContainsFunc(rec.Holders, func(c Claim) bool { return a.live.Dead(c.Session, c.Granted) }) {
+	dead := slices.ContainsFunc(rec.Holders, func(c Claim) bool { return a.live.Dead(c.Session, c.Granted) })
+	if dead {
 		e := a.entry(strings.TrimPrefix(kv.Key, a.key("")))
 		if e.news == nil || e.news.rev < rev {
 			e.news = &news{kv: kv, rev: rev}
 		}
 		a.poke(e)
 	}
+	return dead
 }
