@@ -4,7 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"holdfast.dev"
 	"holdfast.dev/client"
@@ -79,7 +84,8 @@ func (clusterMembersCmd) Run(a *app, ctx *runContext) error {
 	})
 }
 
-// find is the member that has the given name or id.
+// find is the member that has the given name, id or peer URL. A member that was
+// added but has not been started has no name yet.
 func find(ctx context.Context, c *client.Client, who string) (client.Member, error) {
 	members, err := c.Members(ctx)
 	if err != nil {
@@ -87,7 +93,7 @@ func find(ctx context.Context, c *client.Client, who string) (client.Member, err
 	}
 	var named []client.Member
 	for _, m := range members {
-		if m.ID == who {
+		if m.ID == who || slices.Contains(m.PeerURLs, who) {
 			return m, nil
 		}
 		if m.Name == who {
@@ -99,8 +105,8 @@ func find(ctx context.Context, c *client.Client, who string) (client.Member, err
 	}
 	return client.Member{}, cli.WithHint(&holdfast.Error{
 		Key: "node " + who, Code: holdfast.CodeNotFound, Outcome: holdfast.NotApplied,
-		Err: fmt.Errorf("%w: %d nodes have this name or id", holdfast.ErrNotFound, len(named)),
-	}, "see: holdfast cluster members")
+		Err: fmt.Errorf("%w: %d nodes have this name, id or peer URL", holdfast.ErrNotFound, len(named)),
+	}, "a node that was added but never started has no name yet: give its id or peer URL; see: holdfast cluster members")
 }
 
 // admissionJSON is what a new node starts with.
@@ -120,7 +126,31 @@ func (clusterAddCmd) Examples() string {
 holdfast cluster add n4 http://10.0.0.4:7451`
 }
 
+// check says what no cluster would take.
+func (c *clusterAddCmd) check() error {
+	var errs []error
+	if c.Name == "" || c.Name[0] == '-' || strings.ContainsAny(c.Name, "=,") || !utf8.ValidString(c.Name) ||
+		strings.ContainsFunc(c.Name, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }) {
+		errs = append(errs, fmt.Errorf("name %q: want printable characters without space, = and comma, and no - at the start", c.Name))
+	}
+	u, err := url.Parse(c.Peer)
+	if err == nil {
+		var port uint64
+		port, err = strconv.ParseUint(u.Port(), 10, 16)
+		if port == 0 || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			err = errors.New("not such a URL")
+		}
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("peer URL %q: want http://HOST:PORT or https://HOST:PORT", c.Peer))
+	}
+	return cli.WithCode(errors.Join(errs...), cli.ExitUsage)
+}
+
 func (c *clusterAddCmd) Run(a *app, ctx *runContext) error {
+	if err := c.check(); err != nil {
+		return cli.WithHint(err, "see: holdfast cluster add --help")
+	}
 	return a.nodes(ctx, func(ctx context.Context, cl *client.Client) error {
 		in, err := cl.AddMember(ctx, c.Name, []string{c.Peer})
 		if err != nil {
@@ -136,7 +166,7 @@ func (c *clusterAddCmd) Run(a *app, ctx *runContext) error {
 }
 
 type clusterPromoteCmd struct {
-	Node string `arg:"" help:"Name or id of the learner."`
+	Node string `arg:"" help:"Name, id or peer URL of the learner."`
 }
 
 func (c *clusterPromoteCmd) Run(a *app, ctx *runContext) error {
@@ -158,7 +188,7 @@ func (c *clusterPromoteCmd) Run(a *app, ctx *runContext) error {
 }
 
 type clusterRemoveCmd struct {
-	Node string `arg:"" help:"Name or id of the node."`
+	Node string `arg:"" help:"Name, id or peer URL of the node."`
 }
 
 func (clusterRemoveCmd) Examples() string {

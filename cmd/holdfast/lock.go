@@ -39,6 +39,14 @@ func (h holdFlags) grace() time.Duration {
 	return min(h.Grace, h.TTL/2)
 }
 
+// check says what does not fit together.
+func (h holdFlags) check() error {
+	if h.Grace >= h.TTL {
+		return cli.Usage("--grace %v: want less than the TTL, %v", h.Grace, h.TTL)
+	}
+	return nil
+}
+
 type lockRunCmd struct {
 	Name    string        `arg:"" help:"The lock's name."`
 	Cmd     []string      `arg:"" passthrough:"" help:"The command and its arguments, after --."`
@@ -46,7 +54,7 @@ type lockRunCmd struct {
 	Wait    time.Duration `default:"-1s" placeholder:"DURATION" help:"Wait at most so long. Default: for ever."`
 	Shared  bool          `help:"Hold it together with other shared holders."`
 	Permits int           `default:"1" placeholder:"N" help:"Of a semaphore: how many permits to take; needs --of."`
-	Of      int           `placeholder:"N" help:"Make it a semaphore of so many permits."`
+	Of      *int          `placeholder:"N" help:"Make it a semaphore of so many permits."`
 	Delay   time.Duration `placeholder:"DURATION" help:"If this holder vanishes, nobody else gets the lock for so long."`
 	Note    string        `help:"Shown to people who look at the lock."`
 	holdFlags
@@ -71,10 +79,12 @@ Exit code: the command's; 124 not acquired in time, 123 lost and the command was
 func (c *lockRunCmd) options() ([]lock.Option, error) {
 	var opts []lock.Option
 	switch {
-	case c.Of > 0 && c.Shared:
+	case c.Of != nil && *c.Of < 1:
+		return nil, cli.Usage("--of %d: want at least one permit", *c.Of)
+	case c.Of != nil && c.Shared:
 		return nil, cli.Usage("--shared and --of do not go together")
-	case c.Of > 0:
-		opts = append(opts, lock.Permits(c.Permits, c.Of))
+	case c.Of != nil:
+		opts = append(opts, lock.Permits(c.Permits, *c.Of))
 	case c.Permits != 1:
 		return nil, cli.Usage("--permits needs --of")
 	case c.Shared:
@@ -130,6 +140,9 @@ func (a *app) hold(ctx context.Context, args []string, h holdFlags, subject stri
 	}
 	if len(args) == 0 {
 		return cli.Usage("%s: no command to run: write it after --", subject)
+	}
+	if err := h.check(); err != nil {
+		return err
 	}
 	say := a.note
 	if h.Quiet {

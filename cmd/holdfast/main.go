@@ -42,7 +42,7 @@ func main() {
 type globals struct {
 	Endpoints []string      `from:"env" group:"connection" placeholder:"URL" help:"The nodes' API. Default: http://127.0.0.1:7450."`
 	Engine    string        `from:"env,file" group:"connection" placeholder:"etcd://…" help:"Work on this etcd cluster without a node; for serve: keep everything there."`
-	AuthToken string        `from:"env" group:"connection" help:"Bearer token for the API."`
+	AuthToken string        `from:"env" group:"connection" help:"Bearer token for the API. The environment variable keeps it out of the list of processes."`
 	CA        string        `name:"ca" from:"env" group:"connection" placeholder:"FILE" help:"Authority of the nodes' certificates."`
 	Cert      string        `from:"env" group:"connection" placeholder:"FILE" help:"Own certificate, where nodes demand one."`
 	Key       string        `from:"env" group:"connection" placeholder:"FILE" help:"Its key."`

@@ -186,11 +186,11 @@ func TestRights(t *testing.T) {
 			return err
 		}},
 		{"cluster add", "boss", func(c *caller, _ string) error {
-			_, err := c.cluster.AddMember(ctx, &v1.AddMemberRequest{Name: "n9", PeerUrls: []string{"http://n9"}})
+			_, err := c.cluster.AddMember(ctx, &v1.AddMemberRequest{Name: "n9", PeerUrls: []string{"http://n9:7451"}})
 			return err
 		}},
 		{"cluster join", "boss", func(c *caller, _ string) error {
-			_, err := c.cluster.Join(ctx, &v1.JoinRequest{Name: "n9", PeerUrls: []string{"http://n9"}})
+			_, err := c.cluster.Join(ctx, &v1.JoinRequest{Name: "n9", PeerUrls: []string{"http://n9:7451"}})
 			return err
 		}},
 		{"cluster promote", "boss", func(c *caller, _ string) error {

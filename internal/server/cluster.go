@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -208,6 +210,21 @@ func (s clusterService) Join(ctx context.Context, req *v1.JoinRequest) (*v1.Join
 	return &v1.JoinResponse{Member: m, InitialCluster: initial, ClusterToken: token}, nil
 }
 
+// admissible says why a node of that name and those peer URLs cannot be taken.
+func admissible(name string, peers []string) error {
+	if name == "" || name[0] == '-' || strings.ContainsFunc(name, func(r rune) bool { return r == '=' || r == ',' || r == ' ' || !unicode.IsPrint(r) }) {
+		return fmt.Errorf("name %q: want printable characters without space, = and comma, and no - at the start", name)
+	}
+	if len(peers) != 1 {
+		return fmt.Errorf("%d peer URLs: want one", len(peers))
+	}
+	u, err := url.Parse(peers[0])
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Port() == "" || u.Path != "" {
+		return fmt.Errorf("peer URL %q: want http://HOST:PORT or https://HOST:PORT", peers[0])
+	}
+	return nil
+}
+
 // admit announces a learner, unless that has been done already.
 func (s clusterService) admit(ctx context.Context, op, name string, peers []string) (*v1.ClusterMember, string, string, error) {
 	fail := func(err error) (*v1.ClusterMember, string, string, error) {
@@ -217,8 +234,8 @@ func (s clusterService) admit(ctx context.Context, op, name string, peers []stri
 	if err != nil {
 		return nil, "", "", err
 	}
-	if name == "" || strings.ContainsAny(name, "=,") || len(peers) != 1 {
-		return fail(invalid(errors.New("want a name without = and comma, and one peer URL")))
+	if err := admissible(name, peers); err != nil {
+		return fail(invalid(err))
 	}
 	members, err := c.Members(ctx)
 	if err != nil {

@@ -84,13 +84,13 @@ func (f *fakeCluster) Defragment(context.Context) error         { return nil }
 func (f *fakeCluster) Token() string                            { return "t" }
 
 func TestJoin_MayBeRepeated(t *testing.T) {
-	f := &fakeCluster{members: []server.Member{{ID: 1, Name: "n1", PeerURLs: []string{"http://n1"}, Leader: true}}}
+	f := &fakeCluster{members: []server.Member{{ID: 1, Name: "n1", PeerURLs: []string{"http://n1:7451"}, Leader: true}}}
 	c := start(t, func(cfg *server.Config) { cfg.Cluster, cfg.Advertise = f, []string{"http://127.0.0.1:1"} }).caller(t, "")
 	join := func(name, peer string) (*v1.JoinResponse, error) {
 		return c.cluster.Join(t.Context(), &v1.JoinRequest{Name: name, PeerUrls: []string{peer}, ApiUrls: []string{"http://a"}})
 	}
 	for range 2 {
-		resp, err := join("n2", "http://n2")
+		resp, err := join("n2", "http://n2:7451")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,11 +98,11 @@ func TestJoin_MayBeRepeated(t *testing.T) {
 			t.Errorf("got %v", resp)
 		}
 	}
-	_, err := join("n1", "http://n3")
+	_, err := join("n1", "http://n3:7451")
 	wants(t, err, holdfast.CodeConflict, holdfast.NotApplied)
-	_, err = join("n3", "http://n1")
+	_, err = join("n3", "http://n1:7451")
 	wants(t, err, holdfast.CodeConflict, holdfast.NotApplied)
-	_, err = join("a=b", "http://n4")
+	_, err = join("a=b", "http://n4:7451")
 	wants(t, err, holdfast.CodeInvalid, holdfast.NotApplied)
 	_, err = c.cluster.Promote(t.Context(), &v1.PromoteRequest{Id: "d"})
 	wants(t, err, holdfast.CodeConflict, holdfast.NotApplied)
@@ -159,7 +159,7 @@ func TestAlarms(t *testing.T) {
 func TestCluster_NotManaged(t *testing.T) {
 	n := start(t, func(cfg *server.Config) { cfg.Advertise = []string{"http://127.0.0.1:1"} })
 	c := n.caller(t, "")
-	_, err := c.cluster.AddMember(t.Context(), &v1.AddMemberRequest{Name: "n2", PeerUrls: []string{"http://n2"}})
+	_, err := c.cluster.AddMember(t.Context(), &v1.AddMemberRequest{Name: "n2", PeerUrls: []string{"http://n2:7451"}})
 	wants(t, err, holdfast.CodeInvalid, holdfast.NotApplied)
 	members, err := c.cluster.Members(t.Context(), &v1.MembersRequest{})
 	if err != nil || len(members.GetMembers()) != 1 || members.GetMembers()[0].GetName() != "n1" || members.GetMembers()[0].GetApiUrls()[0] != "http://127.0.0.1:1" {
