@@ -94,7 +94,7 @@ func TestJoin_MayBeRepeated(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if resp.GetInitialCluster() != "n1=http://n1,n2=http://n2" || resp.GetClusterToken() != "t" || !resp.GetMember().GetLearner() || resp.GetMember().GetId() != "0000000000000002" {
+		if resp.GetInitialCluster() != "n1=http://n1:7451,n2=http://n2:7451" || resp.GetClusterToken() != "t" || !resp.GetMember().GetLearner() || resp.GetMember().GetId() != "0000000000000002" {
 			t.Errorf("got %v", resp)
 		}
 	}
