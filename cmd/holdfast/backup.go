@@ -96,7 +96,7 @@ func (restoreCmd) Help() string {
 type restoredJSON struct {
 	Data         string `json:"data"`
 	ClusterToken string `json:"cluster_token"`
-	Revision     int64  `json:"revision"`
+	Revision     int64  `json:"revision"` // of the backup
 	Keys         int    `json:"keys"`
 }
 
@@ -115,6 +115,9 @@ func (c *restoreCmd) Run(a *app, ctx *runContext) error {
 		Token: c.ClusterToken, RevisionBump: c.RevisionBump, MinEpoch: c.MinEpoch,
 		Logger: slog.New(slog.NewTextHandler(a.env.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
+	if errors.Is(err, embed.ErrBadSnapshot) {
+		return cli.WithHint(err, "take another copy, made by holdfast backup; the sum it printed then is that of the whole file (sha256sum)")
+	}
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,11 @@
 package embed
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -103,6 +105,9 @@ func Restore(ctx context.Context, cfg RestoreConfig) (Restored, error) {
 	if err := errors.Join(errs...); err != nil {
 		return Restored{}, fail(holdfast.CodeInvalid, err)
 	}
+	if err := verify(ctx, cfg.Snapshot); err != nil {
+		return Restored{}, fail(holdfast.CodeInvalid, err)
+	}
 	// Removing fails unless the directory is empty, which is what is wanted.
 	if err := os.Remove(cfg.Dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return Restored{}, fail(holdfast.CodeConflict, fmt.Errorf("data directory is in use: %w", err))
@@ -141,6 +146,60 @@ func Restore(ctx context.Context, cfg RestoreConfig) (Restored, error) {
 	}
 	return Restored{Token: cfg.Token, Revision: info.Revision, Keys: info.TotalKey}, syncDir(filepath.Dir(filepath.Clean(cfg.Dir)))
 }
+
+// ErrBadSnapshot is what [Restore] says of a file that is not a whole snapshot.
+var ErrBadSnapshot = errors.New("not a whole snapshot")
+
+// verify checks that the file is a snapshot as it was written: pages of a store,
+// and the sum of them.
+func verify(ctx context.Context, file string) (err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	bad := func(why string) error { return fmt.Errorf("%s: %w: %s", file, ErrBadSnapshot, why) }
+	pages := info.Size() - sha256.Size
+	switch {
+	case !info.Mode().IsRegular():
+		return bad("it is not a file")
+	case info.Size() == 0:
+		return bad("it is empty")
+	case pages < pageSize || pages%sectorSize != 0:
+		return bad(fmt.Sprintf("it was cut off, or is another kind of file: no snapshot has %d bytes", info.Size()))
+	}
+	sum, want := sha256.New(), make([]byte, sha256.Size)
+	head := make([]byte, pageSize)
+	if _, err := f.ReadAt(head, 0); err != nil {
+		return err
+	}
+	if binary.NativeEndian.Uint32(head[magicAt:]) != magic {
+		return bad("it is another kind of file")
+	}
+	if _, err := io.Copy(contextWriter{ctx, sum}, io.LimitReader(f, pages)); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(f, want); err != nil {
+		return err
+	}
+	if !bytes.Equal(sum.Sum(nil), want) {
+		return bad("its content does not match the checksum at its end")
+	}
+	return nil
+}
+
+// How bbolt lays out a store; etcd takes a file for one with a checksum when
+// its size is a number of sectors and the checksum.
+const (
+	pageSize   = 4096
+	sectorSize = 512
+	magicAt    = 16 // after the header of the first page
+	magic      = 0xED0CDAED
+)
 
 // restoreID is what a restore is known by: the new incarnation and the sum at
 // the end of the snapshot, which has been verified.
