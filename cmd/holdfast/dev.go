@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"holdfast.dev/internal/cli"
@@ -18,7 +19,7 @@ import (
 
 type devCmd struct {
 	Nodes int    `default:"3" enum:"1,3,5" help:"How many nodes: ${enum}."`
-	Port  int    `default:"7450" help:"The first node's API port; others are used when they are taken."`
+	Port  int    `default:"7450" help:"The first node's API port, up to 65000; others are used when they are taken. 0: any that are free."`
 	Data  string `placeholder:"DIR" help:"Keep data and logs here, also afterwards. Default: a temporary directory that is removed."`
 	Keep  bool   `help:"Do not remove the temporary directory."`
 }
@@ -38,6 +39,17 @@ func (devCmd) Help() string {
 const devReady = 30 * time.Second
 
 func (c *devCmd) Run(a *app, ctx *runContext) error {
+	if c.Port < 0 || c.Port > 65000 {
+		return cli.Usage("--port %d: want 1 to 65000, or 0 for any that are free", c.Port)
+	}
+	port := c.Port
+	if port == 0 {
+		port = devcluster.AnyPort
+	}
+	// Who reads the output may be gone: that must not end the process before it
+	// has cleaned up.
+	unread, stopUnread := a.env.Signals(syscall.SIGPIPE)
+	defer stopUnread()
 	dctx, stop := a.interruptible(ctx)
 	defer stop()
 	binary, err := os.Executable()
@@ -55,7 +67,7 @@ func (c *devCmd) Run(a *app, ctx *runContext) error {
 	sctx, cancel := context.WithTimeout(dctx, devReady)
 	defer cancel()
 	cluster, err := devcluster.Start(sctx, devcluster.Config{
-		Binary: binary, Dir: dir, Nodes: c.Nodes, Port: c.Port, Environ: plain(a.env.Environ), Args: []string{"--log-level", "warn"},
+		Binary: binary, Dir: dir, Nodes: c.Nodes, Port: port, Environ: plain(a.env.Environ), Args: []string{"--log-level", "warn"},
 	})
 	if err != nil {
 		if dctx.Err() != nil {
@@ -68,7 +80,7 @@ func (c *devCmd) Run(a *app, ctx *runContext) error {
 	d := dev{app: a, cluster: cluster}
 	d.addresses()
 	d.suggest()
-	return d.loop(dctx)
+	return d.loop(dctx, unread)
 }
 
 // directory is where the nodes live, and what removes it.
@@ -155,7 +167,7 @@ func (d dev) commands() []string {
 }
 
 // loop follows commands and deaths until the end.
-func (d dev) loop(ctx context.Context) error {
+func (d dev) loop(ctx context.Context, unread <-chan os.Signal) error {
 	lines := make(chan string)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -175,6 +187,8 @@ func (d dev) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil // Ctrl-C is how it ends
+		case <-unread:
+			return nil
 		case e := <-d.cluster.Events():
 			d.print("%s died (%s); start it again with: restart %s", e.Node, e.How, e.Node)
 		case line := <-lines:

@@ -221,6 +221,39 @@ func TestDev(t *testing.T) {
 	}
 }
 
+func TestDev_UnreadOutput(t *testing.T) {
+	t.Parallel()
+	binary, err := exec.LookPath("holdfast")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), binary, "dev", "--nodes", "1", "--port", "0")
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	cmd.Stdout, cmd.Stderr = w, t.Output()
+	stdin, err := cmd.StdinPipe() // stays open
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close() //nolint:errcheck // nothing was written to it
+	if err := cmd.Run(); err != nil {
+		t.Errorf("nobody reads: %v", err)
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("files left: %v, %v", left, err)
+	}
+}
+
 func TestDev_KeepsItsData(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()

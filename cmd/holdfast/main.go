@@ -178,9 +178,13 @@ func usageError(err error, args []string) error {
 	return cli.WithHint(cli.WithCode(err, cli.ExitUsage), "see: %s --help", hint)
 }
 
-// describe is the help of a flag, with its environment variable.
+// describe is the help of a flag, with its default, unless the word after the
+// flag shows it, and its environment variable.
 func describe(v *kong.Value) string {
 	text := kong.DefaultHelpValueFormatter(v)
+	if v.Flag != nil && v.Flag.PlaceHolder != "" && v.HasDefault && !strings.Contains(text, "Default:") {
+		text += " Default: " + v.Default + "."
+	}
 	if v.Flag != nil && config.FromEnv(v.Flag) {
 		text += " [" + config.EnvName(v.Flag.Name) + "]"
 	}

@@ -19,7 +19,7 @@ type Config struct {
 	Dir     string   // where data and logs go; required, made when missing
 	Environ []string // of the nodes
 	Nodes   int      // default 3
-	Port    int      // the first API port; default BasePort
+	Port    int      // the first API port; default BasePort; AnyPort takes free ones
 	Args    []string // more arguments of "serve"
 }
 

@@ -73,6 +73,9 @@ func settlePorts(ctx context.Context, cfg Config) ([]ports, error) {
 // the next node's are ten higher.
 const BasePort = 7450
 
+// AnyPort, as the first port, is whatever ports are free.
+const AnyPort = -1
+
 // choosePorts gives each of n nodes three loopback addresses: the documented
 // ones when all of them are free, others otherwise.
 func choosePorts(ctx context.Context, n, base int) ([]ports, error) {
@@ -85,8 +88,12 @@ func choosePorts(ctx context.Context, n, base int) ([]ports, error) {
 			want = append(want, fmt.Sprintf("127.0.0.1:%d", base+10*i+j))
 		}
 	}
-	got, err := claim(ctx, want)
-	if err != nil {
+	var got []string
+	var err error
+	if base != AnyPort {
+		got, err = claim(ctx, want)
+	}
+	if base == AnyPort || err != nil {
 		for i := range want {
 			want[i] = "127.0.0.1:0"
 		}
