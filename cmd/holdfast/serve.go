@@ -77,12 +77,16 @@ func (c *serveCmd) Run(a *app, ctx *runContext) error {
 	sctx, cancel := context.WithTimeout(ctx, c.StartTimeout)
 	defer cancel()
 	started, done := make(chan startResult, 1), make(chan struct{})
+	cfg := node.Config{
+		Serve: c.Serve, Version: build().Version, Logger: logger, JoinToken: a.globals.AuthToken,
+		JoinTLS: cert.Files{Cert: a.env.Path(a.globals.Cert), Key: a.env.Path(a.globals.Key), CA: a.env.Path(a.globals.CA)},
+	}
+	if err := cfg.Check(sctx); err != nil { // before anything is made
+		return c.explain(cli.WithCode(err, cli.ExitUsage))
+	}
 	go func() {
 		defer close(done)
-		n, err := node.Start(sctx, node.Config{
-			Serve: c.Serve, Version: build().Version, Logger: logger, JoinToken: a.globals.AuthToken,
-			JoinTLS: cert.Files{Cert: a.env.Path(a.globals.Cert), Key: a.env.Path(a.globals.Key), CA: a.env.Path(a.globals.CA)},
-		})
+		n, err := node.Start(sctx, cfg)
 		started <- startResult{n, err}
 	}()
 	var s startResult

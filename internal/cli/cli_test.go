@@ -54,6 +54,10 @@ func TestReport(t *testing.T) {
 		{cli.Silent(3), ""},
 		{cli.WithHint(errors.New("one\ntwo"), "do %s", "that"), "holdfast: one\nholdfast: two\nhint: do that\n"},
 		{
+			&holdfast.Error{Op: "dial", Code: holdfast.CodeNoQuorum, Outcome: holdfast.NotApplied, Err: errors.New("x509: certificate signed by unknown authority")},
+			"holdfast: dial: no quorum: x509: certificate signed by unknown authority\nhint: name the authority of the nodes' certificates with --ca or HOLDFAST_CA\n",
+		},
+		{
 			&holdfast.Error{Key: "kv a", Op: "put", Code: holdfast.CodeNoQuorum, Outcome: holdfast.Unknown},
 			"holdfast: kv a: put: no quorum\nhint: the change may have happened: read before you repeat it\n",
 		},

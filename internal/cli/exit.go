@@ -131,6 +131,11 @@ func hintFor(err error) string {
 	}
 	switch holdfast.CodeOf(err) {
 	case holdfast.CodeNoQuorum, holdfast.CodeDeadline:
+		for _, h := range tlsHints {
+			if strings.Contains(err.Error(), h.text) {
+				return h.hint
+			}
+		}
 		return "is a node running, and does a majority see each other? try: holdfast doctor, or start one: holdfast dev"
 	case holdfast.CodeDenied:
 		return "give a token that allows it with --auth-token or HOLDFAST_AUTH_TOKEN"
@@ -144,4 +149,13 @@ func hintFor(err error) string {
 		holdfast.CodeInvalid, holdfast.CodeNotFound, holdfast.CodeCompacted, holdfast.CodeCanceled:
 	}
 	return ""
+}
+
+// tlsHints is what to try when a node was reached and spoke otherwise. The
+// errors come from the connection as text.
+var tlsHints = []struct{ text, hint string }{
+	{"certificate signed by unknown authority", "name the authority of the nodes' certificates with --ca or HOLDFAST_CA"},
+	{"HTTP response to HTTPS client", "the node serves without TLS: the endpoint begins with http://"},
+	{"unexpected EOF", "if the node serves TLS, the endpoint begins with https://; otherwise try: holdfast doctor"},
+	{"certificate required", "the nodes demand a client certificate: give it with --cert and --key"},
 }

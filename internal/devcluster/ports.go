@@ -73,7 +73,7 @@ func settlePorts(ctx context.Context, cfg Config) ([]ports, error) {
 // the next node's are ten higher.
 const BasePort = 7450
 
-// AnyPort, as the first port, is whatever ports are free.
+// AnyPort is a first port that stands for whatever ports are free.
 const AnyPort = -1
 
 // choosePorts gives each of n nodes three loopback addresses: the documented

@@ -12,6 +12,7 @@ import (
 
 	"holdfast.dev/engine"
 	"holdfast.dev/internal/cert"
+	"holdfast.dev/internal/server/auth"
 )
 
 // Config is how a node serves the API. Engine must be set; the zero value of
@@ -219,4 +220,11 @@ func loopback(host string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
+}
+
+// CheckTokens says what is wrong with a file of tokens, as Start would; "" is
+// none.
+func CheckTokens(file string) error {
+	_, err := auth.Open(auth.Config{Tokens: file})
+	return err
 }
