@@ -85,6 +85,8 @@ type Limits struct {
 	WaitersSession int           // waiting calls of one session; default 1,000
 	Streams        int           // at this node; default 10,000
 	StreamsEach    int           // of one client; default 1,000
+	TCP            int           // connections to this node; default 16,384; what goes beyond is closed at once
+	TCPEach        int           // connections of one address; default 4,096
 	Connections    int           // streams of one HTTP/2 connection at a time; default 10,000
 }
 
@@ -101,6 +103,8 @@ func (l Limits) withDefaults() Limits {
 		{&l.WaitersSession, 1_000},
 		{&l.Streams, 10_000},
 		{&l.StreamsEach, 1_000},
+		{&l.TCP, 16_384},
+		{&l.TCPEach, 4_096},
 		{&l.Connections, 10_000},
 	} {
 		if *d.field == 0 {
@@ -204,6 +208,8 @@ func (c Config) Validate() error {
 		{"waiters of a session", c.Limits.WaitersSession},
 		{"streams", c.Limits.Streams},
 		{"streams each", c.Limits.StreamsEach},
+		{"tcp connections", c.Limits.TCP},
+		{"tcp connections each", c.Limits.TCPEach},
 		{"connections", c.Limits.Connections},
 	} {
 		if n.value < 0 {

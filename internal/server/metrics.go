@@ -20,6 +20,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	refused  *prometheus.CounterVec
+	turned   prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -35,8 +36,11 @@ func newMetrics() *metrics {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "holdfast_refused_total", Help: "Requests that were not let in, by status: unauthenticated, too many, wrong host.",
 		}, []string{"code"}),
+		turned: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "holdfast_refused_connections_total", Help: "Connections closed at once because there were too many, in all or from one address.",
+		}),
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.refused)
+	m.registry.MustRegister(m.requests, m.seconds, m.refused, m.turned)
 	return m
 }
 
@@ -47,6 +51,7 @@ func (s *Server) gauges() {
 	}
 	gauge("holdfast_sessions", "Sessions open in the cluster.", func() float64 { return float64(s.register.open()) })
 	gauge("holdfast_waiters", "Calls of this node's clients that wait for a lock or leadership.", func() float64 { return float64(s.waiters.used()) })
+	gauge("holdfast_connections", "Connections open at this node.", func() float64 { return float64(s.connections.used()) })
 	gauge("holdfast_streams", "Streams of events open at this node.", func() float64 { return float64(s.streams.used()) })
 	s.metrics.registry.MustRegister(store{s})
 }

@@ -27,22 +27,23 @@ import (
 
 // Server serves the API of one node. Safe for concurrent use.
 type Server struct {
-	cfg      Config
-	started  time.Time
-	auth     *auth.Authenticator
-	leases   engine.Leaser
-	store    *kv.Store
-	own      *own
-	register *register
-	probe    *probe
-	queue    *queue
-	waiters  *quota
-	streams  *quota
-	rates    *rates
-	metrics  *metrics
-	names    map[string]struct{} // host names that mean this node
-	options  []connect.HandlerOption
-	handler  http.Handler
+	cfg         Config
+	started     time.Time
+	auth        *auth.Authenticator
+	leases      engine.Leaser
+	store       *kv.Store
+	own         *own
+	register    *register
+	probe       *probe
+	queue       *queue
+	waiters     *quota
+	streams     *quota
+	connections *quota
+	rates       *rates
+	metrics     *metrics
+	names       map[string]struct{} // host names that mean this node
+	options     []connect.HandlerOption
+	handler     http.Handler
 
 	stopping context.Context // ends when Shutdown begins
 	stop     context.CancelFunc
@@ -74,7 +75,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if s.listener, err = lc.Listen(ctx, "tcp", s.cfg.Listen); err != nil {
 		return nil, err
 	}
-	l := s.listener
+	var l net.Listener = bounded{s.listener, s.connections, s.metrics.turned}
 	if tlsConfig != nil {
 		l = tls.NewListener(l, tlsConfig)
 	}
@@ -99,15 +100,16 @@ func build(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, started: time.Now(), auth: a, leases: engine.Leases(cfg.Engine),
-		store:    kv.NewFor(cfg.Engine, cfg.Attempt),
-		own:      &own{cfg: cfg, members: membership.NewFor(cfg.Engine, cfg.Attempt)},
-		register: newRegister(cfg.Limits.Sessions, cfg.Limits.SessionsEach),
-		waiters:  newQuota("waiting calls", "session", cfg.Limits.Waiters, cfg.Limits.WaitersSession),
-		streams:  newQuota("streams", "client", cfg.Limits.Streams, cfg.Limits.StreamsEach),
-		rates:    newRates(cfg.Limits.Rate),
-		metrics:  newMetrics(),
-		names:    hostNames(cfg.Advertise),
-		served:   make(chan error, 1),
+		store:       kv.NewFor(cfg.Engine, cfg.Attempt),
+		own:         &own{cfg: cfg, members: membership.NewFor(cfg.Engine, cfg.Attempt)},
+		register:    newRegister(cfg.Limits.Sessions, cfg.Limits.SessionsEach),
+		waiters:     newQuota("waiting calls", "session", cfg.Limits.Waiters, cfg.Limits.WaitersSession),
+		streams:     newQuota("streams", "client", cfg.Limits.Streams, cfg.Limits.StreamsEach),
+		connections: newQuota("connections", "address", cfg.Limits.TCP, cfg.Limits.TCPEach),
+		rates:       newRates(cfg.Limits.Rate),
+		metrics:     newMetrics(),
+		names:       hostNames(cfg.Advertise),
+		served:      make(chan error, 1),
 	}
 	s.queue = newQueue(cfg.WaitSlice, cfg.WaitGrace, s.waiters)
 	s.stopping, s.stop = context.WithCancel(context.Background())
