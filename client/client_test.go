@@ -471,6 +471,27 @@ func TestClose_EndsWatches(t *testing.T) {
 	}
 }
 
+func TestKV_WhatNoNodeTakesIsNotSent(t *testing.T) {
+	n := node(t, memory(t), "n1")
+	c := dial(t, n.URL())
+	if err := n.Shutdown(t.Context()); err != nil { // nobody is there to refuse it
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	large := make([]byte, kv.MaxValue+1)
+	for name, call := range map[string]func() error{
+		"a large value to put":         func() error { _, err := c.KV().Put(ctx, "a", large); return err },
+		"a large value to compare":     func() error { _, err := c.KV().CompareAndSet(ctx, "a", 0, large); return err },
+		"a large value in transaction": func() error { _, err := c.KV().Txn(ctx, kv.Txn{Then: []kv.Op{kv.Put("a", large)}}); return err },
+		"a key that is not UTF-8":      func() error { _, err := c.KV().Put(ctx, "\xff", nil); return err },
+	} {
+		if err := call(); !errors.Is(err, holdfast.ErrInvalid) || holdfast.OutcomeOf(err) != holdfast.NotApplied {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 func TestBackup_OfMemoryIsRefused(t *testing.T) {
 	n := node(t, memory(t), "n1")
 	if _, err := dial(t, n.URL()).Backup(t.Context(), io.Discard); !errors.Is(err, holdfast.ErrInvalid) {

@@ -116,7 +116,7 @@ func (c *restoreCmd) Run(a *app, ctx *runContext) error {
 		Logger: slog.New(slog.NewTextHandler(a.env.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if errors.Is(err, embed.ErrBadSnapshot) {
-		return cli.WithHint(err, "take another copy, made by holdfast backup; the sum it printed then is that of the whole file (sha256sum)")
+		return cli.WithHint(err, "take another copy made by holdfast backup; its -o json gives the sha256 of the whole file to compare")
 	}
 	if err != nil {
 		return err

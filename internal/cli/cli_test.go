@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,8 @@ func TestCodeOf(t *testing.T) {
 		{context.DeadlineExceeded, cli.ExitNoQuorum},
 		{errors.New("whatever"), cli.ExitInternal},
 		{cli.Usage("wrong"), cli.ExitUsage},
+		{fmt.Errorf("open x: %w", fs.ErrNotExist), cli.ExitUsage},
+		{fmt.Errorf("open x: %w", fs.ErrPermission), cli.ExitUsage},
 		{cli.Silent(7), 7},
 		{cli.WithHint(cli.WithCode(errors.New("x"), 99), "try"), 99},
 	} {
