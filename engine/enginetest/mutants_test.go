@@ -24,7 +24,7 @@ var mutants = []struct {
 }{
 	{"none", "", func(m *engine.Memory) engine.Engine { return m }},
 	{"watch loses an event", "Watch/reliable", watchMutant(func(n int, b engine.WatchBatch) []engine.WatchBatch {
-		if n%3 == 2 && len(b.Events) > 0 {
+		if n%3 == 0 && len(b.Events) > 0 {
 			b.Events = b.Events[1:]
 		}
 		return []engine.WatchBatch{b}
