@@ -85,7 +85,7 @@ func (clusterMembersCmd) Run(a *app, ctx *runContext) error {
 }
 
 // find is the member that has the given name, id or peer URL. A member that was
-// added but has not been started has no name yet.
+// added with other tools has no name before it starts.
 func find(ctx context.Context, c *client.Client, who string) (client.Member, error) {
 	members, err := c.Members(ctx)
 	if err != nil {
@@ -106,7 +106,7 @@ func find(ctx context.Context, c *client.Client, who string) (client.Member, err
 	return client.Member{}, cli.WithHint(&holdfast.Error{
 		Key: "node " + who, Code: holdfast.CodeNotFound, Outcome: holdfast.NotApplied,
 		Err: fmt.Errorf("%w: %d nodes have this name, id or peer URL", holdfast.ErrNotFound, len(named)),
-	}, "a node that was added but never started has no name yet: give its id or peer URL; see: holdfast cluster members")
+	}, "give a name, an id or a peer URL as shown by: holdfast cluster members")
 }
 
 // admissionJSON is what a new node starts with.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"log/slog"
 	"net/url"
 	"slices"
 	"strconv"
@@ -155,6 +156,9 @@ func (s clusterService) Members(ctx context.Context, _ *v1.MembersRequest) (*v1.
 		return resp, nil
 	}
 	members, err := s.cfg.Cluster.Members(ctx)
+	if err == nil {
+		err = s.fillNames(ctx, members)
+	}
 	if err != nil {
 		return nil, named("cluster", s.cfg.Name, "members", err)
 	}
@@ -257,7 +261,15 @@ func (s clusterService) admit(ctx context.Context, op, name string, peers []stri
 		members = append(members, m)
 		i = len(members) - 1
 	}
+	if members[i].Name == "" {
+		if err := s.keepName(ctx, members[i].ID, name); err != nil {
+			return fail(err)
+		}
+	}
 	members[i].Name = name
+	if err := s.fillNames(ctx, members); err != nil {
+		return fail(err)
+	}
 	var initial []string
 	for _, m := range members {
 		for _, u := range m.PeerURLs {
@@ -296,7 +308,15 @@ func (s clusterService) Promote(ctx context.Context, req *v1.PromoteRequest) (*v
 }
 
 func (s clusterService) Remove(ctx context.Context, req *v1.RemoveRequest) (*v1.RemoveResponse, error) {
-	err := s.withMember(ctx, "remove", req.GetId(), func(c Cluster, id uint64) error { return c.Remove(ctx, id) })
+	err := s.withMember(ctx, "remove", req.GetId(), func(c Cluster, id uint64) error {
+		if err := c.Remove(ctx, id); err != nil {
+			return err
+		}
+		if err := s.forgetName(ctx, id); err != nil { // nothing depends on it
+			s.cfg.Logger.WarnContext(ctx, "the name of a removed member is kept", slog.String("error", err.Error()))
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}

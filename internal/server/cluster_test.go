@@ -98,7 +98,12 @@ func TestJoin_MayBeRepeated(t *testing.T) {
 			t.Errorf("got %v", resp)
 		}
 	}
-	_, err := join("n1", "http://n3:7451")
+	// It has its name before it starts.
+	resp, err := c.cluster.Members(t.Context(), &v1.MembersRequest{})
+	if err != nil || len(resp.GetMembers()) != 2 || resp.GetMembers()[1].GetName() != "n2" {
+		t.Errorf("members: %v, %v", resp, err)
+	}
+	_, err = join("n1", "http://n3:7451")
 	wants(t, err, holdfast.CodeConflict, holdfast.NotApplied)
 	_, err = join("n3", "http://n1:7451")
 	wants(t, err, holdfast.CodeConflict, holdfast.NotApplied)
