@@ -157,5 +157,7 @@ var tlsHints = []struct{ text, hint string }{
 	{"certificate signed by unknown authority", "name the authority of the nodes' certificates with --ca or HOLDFAST_CA"},
 	{"HTTP response to HTTPS client", "the node serves without TLS: the endpoint begins with http://"},
 	{"unexpected EOF", "if the node serves TLS, the endpoint begins with https://; otherwise try: holdfast doctor"},
+	{"client conn could not be established", "if the node serves TLS, the endpoint begins with https://; otherwise try: holdfast doctor"},
+	{"connection reset by peer", "if the node serves TLS, the endpoint begins with https://; otherwise try: holdfast doctor"},
 	{"certificate required", "the nodes demand a client certificate: give it with --cert and --key"},
 }

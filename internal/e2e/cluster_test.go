@@ -55,7 +55,7 @@ func TestCluster_JoinRemoveReplace(t *testing.T) {
 	hf.ok("cluster", "remove", "n3")
 	a := addresses(t, 2)
 	hf.ok("cluster", "add", "n3", "http://"+a[1])
-	if got, want := hf.roles(), "=learner n1=voter n2=voter"; got != want {
+	if got, want := hf.roles(), "n1=voter n2=voter n3=learner"; got != want {
 		t.Errorf("members %s, want %s", got, want)
 	}
 	for _, m := range hf.members() {
