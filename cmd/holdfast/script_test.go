@@ -120,6 +120,16 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 			return run(context.Background(), env) == 0
 		})
 	},
+	// removed NODE: it is taken out of the cluster, by this try or by one before
+	// whose outcome was unknown.
+	"removed": func(ts *testscript.TestScript, _ bool, args []string) {
+		poll(ts.Fatalf, strings.Join(args, " "), func() bool {
+			env := environment(ts, append([]string{"cluster", "remove"}, args...))
+			var stderr bytes.Buffer
+			env.Stdout, env.Stderr = new(bytes.Buffer), &stderr
+			return run(context.Background(), env) == 0 || strings.Contains(stderr.String(), "not found")
+		})
+	},
 	// increasing FILE…: each holds one number, and each is greater than the one before.
 	"increasing": func(ts *testscript.TestScript, _ bool, args []string) {
 		var last uint64

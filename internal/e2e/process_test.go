@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -302,6 +303,25 @@ func addresses(t *testing.T, n int) []string {
 	return out
 }
 
+// basePort is where a cluster's ports begin: below those that the kernel gives
+// to connections, so that they are still free when the nodes start again.
+func basePort(t *testing.T) int {
+	t.Helper()
+	var lc net.ListenConfig
+	for range 50 {
+		p := 15000 + int(time.Now().UnixMicro()%320)*50
+		l, err := lc.Listen(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(p)))
+		if err == nil {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+	}
+	t.Fatal("no port is free")
+	return 0
+}
+
 // nodes are a cluster of n nodes without any security, and a client of it.
 func nodes(t *testing.T, cfg devcluster.Config) (*devcluster.Cluster, program) {
 	t.Helper()
@@ -312,11 +332,7 @@ func nodes(t *testing.T, cfg devcluster.Config) (*devcluster.Cluster, program) {
 		cfg.Dir = t.TempDir()
 	}
 	if cfg.Port == 0 {
-		a, err := net.ResolveTCPAddr("tcp", addresses(t, 1)[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg.Port = a.Port
+		cfg.Port = basePort(t)
 	}
 	cfg.Args = append(cfg.Args, "--log-level", "warn")
 	c, err := devcluster.Start(ctx, cfg)
