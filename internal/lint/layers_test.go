@@ -47,6 +47,26 @@ internal/devcluster :                                 |
 internal/lint      :                                  |
 internal/simtest   : . engine                         |
 internal/pgtest    :                                  | github.com/jackc/pgx
+internal/stage     :                                  |
+internal/labtest   : internal/stage                   |
+lab/netem          :                                  |
+lab/history        :                                  |
+lab/check          : lab/history                      | github.com/anishathalye/porcupine
+lab/host           : internal/stage lab/vclock        | github.com/vishvananda/netlink golang.org/x/sys
+lab/vswitch        : lab/netem                        | golang.org/x/sys
+lab/dns            :                                  | golang.org/x/net/dns
+lab/faultfs        : internal/stage                   | github.com/hanwen/go-fuse golang.org/x/sys
+lab/vclock         : internal/stage                   | golang.org/x/sys
+lab/nemesis        : lab/faultfs lab/netem lab/vclock |
+lab/driver         : lab/history                      |
+lab/driver/etcd    : lab/driver lab/history           | go.etcd.io/etcd google.golang.org/grpc
+lab/driver/redis   : lab/driver lab/history           | github.com/redis/go-redis
+lab/driver/postgres : lab/driver lab/history          | github.com/jackc/pgx
+lab/driver/holdfast : . client engine lock election kv membership lab/driver lab/history |
+lab/workload       : lab/check lab/driver lab/history |
+lab/report         : lab/check lab/history            |
+lab/scenarios      :                                  |
+lab                : internal/stage lab/check lab/dns lab/driver lab/driver/etcd lab/driver/redis lab/driver/postgres lab/driver/holdfast lab/faultfs lab/history lab/host lab/nemesis lab/netem lab/report lab/scenarios lab/vclock lab/vswitch lab/workload | go.yaml.in/yaml golang.org/x/sys
 cmd/holdfast       : *                                | github.com/alecthomas/kong go.opentelemetry.io/otel
 examples/fenced-ledger : . fence                      | github.com/jackc/pgx modernc.org/sqlite
 examples/stampede  : . client engine lock internal/devcluster |
