@@ -48,8 +48,7 @@ var yamlLine = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
 // editors look for it.
 func inFile(file string, err error) error {
 	lines := []string{err.Error()}
-	var many *yaml.TypeError
-	if errors.As(err, &many) {
+	if many, ok := errors.AsType[*yaml.TypeError](err); ok {
 		lines = many.Errors
 	}
 	var errs []error
