@@ -1,0 +1,77 @@
+package workload
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"holdfast.dev/lab/history"
+)
+
+// locks has each worker acquire a lock, add an element to what the lock
+// protects, and release it.
+type locks struct {
+	base
+	keys int
+}
+
+func newLocks(cfg Config) generator {
+	return &locks{base: base{cfg}, keys: cmp.Or(cfg.Keys, 1)}
+}
+
+func (l *locks) Next(w Worker, n int, rnd *rand.Rand) (history.Op, bool) {
+	if w.held() {
+		switch last := *w.Last; {
+		case last.F == "acquire" && last.Type == history.OK:
+			return history.Op{F: "add", Key: last.Key, Value: l.unique(w, n)}, true
+		case last.F == "add": // also when it failed: the lock is held all the same
+			return history.Op{F: "release", Key: last.Key}, true
+		}
+	}
+	return history.Op{F: "acquire", Key: fmt.Sprint("l", rnd.IntN(l.keys))}, true
+}
+
+// Final reads what the locks protect.
+func (l *locks) Final([]string) []FinalOp {
+	var ops []FinalOp
+	for k := range l.keys {
+		op := final("", history.Op{F: "read", Key: fmt.Sprint("l", k)}, 30*time.Second)
+		op.Must = true
+		ops = append(ops, op)
+	}
+	return ops
+}
+
+// elections has each worker stand for leader, look who leads, and resign.
+type elections struct {
+	base
+	keys int
+}
+
+func newElections(cfg Config) generator {
+	return &elections{base: base{cfg}, keys: cmp.Or(cfg.Keys, 1)}
+}
+
+func (e *elections) Next(w Worker, _ int, rnd *rand.Rand) (history.Op, bool) {
+	key := fmt.Sprint("e", w.Index%e.keys)
+	// Whoever was elected resigns next: what it did between is the time in
+	// office, for the checker and for other campaigners.
+	if w.held() && w.Last.F == "campaign" && w.Last.Type == history.OK {
+		return history.Op{F: "resign", Key: key}, true
+	}
+	if rnd.Float64() < e.share(0.4) {
+		return history.Op{F: "observe", Key: key}, true
+	}
+	return history.Op{F: "campaign", Key: key}, true
+}
+
+func (e *elections) Final(nodes []string) []FinalOp {
+	var ops []FinalOp
+	for _, node := range nodes {
+		for k := range e.keys {
+			ops = append(ops, final(node, history.Op{F: "observe", Key: fmt.Sprint("e", k)}, 30*time.Second))
+		}
+	}
+	return ops
+}
