@@ -42,10 +42,12 @@ func Register(name string, run func(args []string) int) {
 //		os.Exit(code)
 //	}
 func Run(args []string, stderr io.Writer) (code int, ok bool) {
-	if len(args) == 0 {
-		return 0, false
+	name, ok := "", false
+	for i := 0; i < len(args) && i < 2 && !ok; i++ {
+		if name, ok = strings.CutPrefix(args[i], prefix); ok {
+			args = args[i:]
+		}
 	}
-	name, ok := strings.CutPrefix(args[0], prefix)
 	if !ok {
 		return 0, false
 	}
@@ -57,6 +59,12 @@ func Run(args []string, stderr io.Writer) (code int, ok bool) {
 		return 70, true
 	}
 	return run(args[1:]), true
+}
+
+// Argv is the command line of the named stage, for those who start it without
+// this package's help: the executable is that of the process that executes it.
+func Argv(name string, args ...string) []string {
+	return append([]string{self, prefix + name}, args...)
 }
 
 // Command is this executable as the named stage. The caller sets namespaces,
