@@ -358,8 +358,10 @@ func TestCalls(t *testing.T) {
 
 func TestCallsWithoutTimes(t *testing.T) {
 	h := history.History{
-		{Index: 0, Process: 0, Type: history.Invoke, F: "f"}, {Index: 1, Process: 0, Type: history.OK, F: "f"},
-		{Index: 2, Process: 0, Type: history.Invoke, F: "f"}, {Index: 3, Process: 0, Type: history.OK, F: "f"},
+		{Index: 0, Process: 0, Type: history.Invoke, F: "f"},
+		{Index: 1, Process: 0, Type: history.OK, F: "f"},
+		{Index: 2, Process: 0, Type: history.Invoke, F: "f"},
+		{Index: 3, Process: 0, Type: history.OK, F: "f"},
 	}
 	calls, err := h.Calls()
 	if err != nil || calls[0].End() >= calls[1].Invoke.Time {
