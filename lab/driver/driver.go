@@ -59,7 +59,8 @@ type Client interface {
 	Close() error
 }
 
-// Env is what a driver can do in the world.
+// Env is what a driver can do in the world. Its methods may be called
+// concurrently.
 type Env interface {
 	// Nodes are the hosts of the system, in order.
 	Nodes() []string

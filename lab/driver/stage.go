@@ -1,9 +1,17 @@
 package driver
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"net/netip"
+	"os"
 	"time"
+
+	"holdfast.dev/lab/history"
 )
 
 // ClientSpec is all that a client in a process of its own has to know.
@@ -18,13 +26,165 @@ type ClientSpec struct {
 	Resource *ResourceConfig       `json:"resource,omitempty"` // wraps the client in WithResource
 }
 
+// Arg is the spec as the argument of the stage.
+func (s ClientSpec) Arg() string {
+	arg, err := json.Marshal(s)
+	if err != nil {
+		panic("driver: a client spec: " + err.Error()) // it has nothing that JSON does not know
+	}
+	return string(arg)
+}
+
 // ClientFactory makes the client that a spec describes; the Env knows names,
 // addresses and options, and refuses to start anything.
 type ClientFactory func(ctx context.Context, env Env, spec ClientSpec) (Client, error)
 
-// ResourceConfig is how clients of the lock workload reach the resource.
-type ResourceConfig struct {
-	URL     string        `json:"url"`     // of the resource: http://10.77.0.1:7000
-	Fencing bool          `json:"fencing"` // the token of the lock is sent along
-	Hold    time.Duration `json:"hold"`    // mean time between reading and writing; default 50ms
+// ClientStage is the stage "client": this binary as the program of a client,
+// for drivers and wrapped workloads that are part of it. It speaks the protocol
+// of lines on standard input and output, takes its spec as its argument, and
+// ends with its input. The lab registers it:
+//
+//	stage.Register("client", driver.ClientStage(factory))
+//
+// and uses it as a program for NewLines: stage name and spec.Arg().
+func ClientStage(factory ClientFactory) func(args []string) int {
+	return func(args []string) int {
+		in, out, log := os.NewFile(0, "stdin"), os.NewFile(1, "stdout"), os.NewFile(2, "stderr")
+		if len(args) != 1 {
+			_, _ = fmt.Fprintln(log, "client: one argument is wanted: the spec of the client")
+			return 64
+		}
+		var spec ClientSpec
+		if err := json.Unmarshal([]byte(args[0]), &spec); err != nil {
+			_, _ = fmt.Fprintf(log, "client: its spec: %v\n", err)
+			return 64
+		}
+		ctx, stop := context.WithCancel(context.Background())
+		defer stop()
+		client := &lateClient{spec: spec, connect: factory}
+		defer func() { _ = client.Close() }()
+		if err := Serve(ctx, in, out, client); err != nil {
+			_, _ = fmt.Fprintf(log, "client: %v\n", err)
+			return 1
+		}
+		return 0
+	}
 }
+
+// lateClient connects with the first operation: a server that cannot be reached
+// is no reason not to begin, and an operation without connection has failed.
+type lateClient struct {
+	spec    ClientSpec
+	connect ClientFactory
+	client  Client
+}
+
+// Invoke is called for one operation at a time.
+func (l *lateClient) Invoke(ctx context.Context, op history.Op) history.Op {
+	if l.client == nil {
+		c, err := l.connect(ctx, specEnv{l.spec}, l.spec)
+		if err != nil {
+			op.Type, op.Error = history.Fail, fmt.Sprintf("connecting to %s: %v", l.spec.Node, err)
+			return op
+		}
+		if l.spec.Resource != nil {
+			c = WithResource(c, *l.spec.Resource)
+		}
+		l.client = c
+	}
+	return l.client.Invoke(ctx, op)
+}
+
+func (l *lateClient) Close() error {
+	if l.client == nil {
+		return nil
+	}
+	return l.client.Close()
+}
+
+// Serve answers requests in the protocol of lines with a client, one at a time,
+// until in ends. It is how a client written in Go becomes a program.
+func Serve(ctx context.Context, in io.Reader, out io.Writer, client Client) error {
+	r := bufio.NewReader(in)
+	for ctx.Err() == nil {
+		line, err := readLine(r)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading requests: %w", err)
+		}
+		a, err := serveLine(ctx, line, client)
+		if err != nil {
+			return err
+		}
+		if line, err = encode(a); err != nil {
+			return fmt.Errorf("an answer: %w", err)
+		}
+		if _, err := out.Write(line); err != nil {
+			return fmt.Errorf("writing an answer: %w", err)
+		}
+	}
+	return ctx.Err()
+}
+
+func serveLine(ctx context.Context, line []byte, client Client) (answer, error) {
+	// Values are decoded as histories have them, not as encoding/json would.
+	var req struct {
+		ID        int64  `json:"id"`
+		Hello     *Hello `json:"hello"`
+		TimeoutMS int64  `json:"timeout_ms"`
+		Op        *struct {
+			requestOp
+
+			Value json.RawMessage `json:"value"`
+		} `json:"op"`
+	}
+	if err := json.Unmarshal(line, &req); err != nil {
+		return answer{}, fmt.Errorf("malformed request %s: %w", quoted(line), err)
+	}
+	switch {
+	case req.Hello != nil && req.Hello.Version != Version:
+		return answer{ID: &req.ID, Type: history.Fail, Error: fmt.Sprintf("version %d is not spoken here", req.Hello.Version)}, nil
+	case req.Hello != nil:
+		return answer{ID: &req.ID, Type: history.OK, Concurrency: 1}, nil
+	case req.Op == nil:
+		return answer{}, fmt.Errorf("malformed request %s: neither hello nor op", quoted(line))
+	}
+	op := req.Op.op()
+	if req.Op.Value != nil {
+		v, err := decodeValue(req.Op.Value)
+		if err != nil {
+			return answer{}, fmt.Errorf("malformed request %s: value: %w", quoted(line), err)
+		}
+		op.Value = v
+	}
+	if req.TimeoutMS > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(req.TimeoutMS)*time.Millisecond)
+		defer cancel()
+	}
+	done := client.Invoke(ctx, op)
+	value, err := json.Marshal(done.Value)
+	if err != nil {
+		return answer{}, fmt.Errorf("the value of %s: %w", op.F, err)
+	}
+	return answer{ID: &req.ID, Type: done.Type, Value: value, Error: done.Error}, nil
+}
+
+// specEnv is what a client in a process of its own can know of the world.
+type specEnv struct{ spec ClientSpec }
+
+var errElsewhere = errors.New("not possible from a client's own process")
+
+func (e specEnv) Nodes() []string             { return e.spec.Nodes }
+func (e specEnv) Addr(host string) netip.Addr { return e.spec.Addrs[host] }
+func (e specEnv) LabAddr() netip.Addr         { return e.spec.Lab }
+func (e specEnv) DataDir(string) string       { return "" }
+func (e specEnv) LogDir(string) string        { return "" }
+func (e specEnv) Option(name string) string   { return e.spec.Options[name] }
+func (e specEnv) Logf(string, ...any)         {}
+
+func (e specEnv) Start(context.Context, string, Process) error { return errElsewhere }
+
+func (e specEnv) Exec(context.Context, string, Process) ([]byte, error) { return nil, errElsewhere }
