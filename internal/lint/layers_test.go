@@ -49,7 +49,9 @@ internal/simtest   : . engine                         |
 internal/pgtest    :                                  | github.com/jackc/pgx
 internal/stage     :                                  |
 internal/strict    :                                  | go.yaml.in/yaml
-internal/labtest   : internal/stage lab/driver        |
+internal/labtest   : internal/stage                   |
+internal/drivertest : lab/driver lab/history          |
+internal/call      : lab/driver lab/history           |
 lab/netem          :                                  |
 lab/history        :                                  |
 lab/check          : lab/history                      | github.com/anishathalye/porcupine
@@ -60,15 +62,14 @@ lab/faultfs        : internal/stage                   | github.com/hanwen/go-fus
 lab/vclock         : internal/stage                   | golang.org/x/sys
 lab/nemesis        : lab/faultfs lab/netem lab/vclock |
 lab/driver         : lab/history                      |
-lab/driver/internal/call : lab/driver lab/history     |
-lab/driver/etcd    : lab/driver lab/driver/internal/call lab/history | go.etcd.io/etcd google.golang.org/grpc
-lab/driver/redis   : lab/driver lab/driver/internal/call lab/history | github.com/redis/go-redis
-lab/driver/postgres : lab/driver lab/driver/internal/call lab/history | github.com/jackc/pgx
-lab/driver/holdfast : . client engine lock election kv membership lab/driver lab/driver/internal/call lab/history |
+lab/driver/etcd    : lab/driver internal/call lab/history | go.etcd.io/etcd google.golang.org/grpc
+lab/driver/redis   : lab/driver internal/call lab/history | github.com/redis/go-redis
+lab/driver/postgres : lab/driver internal/call lab/history | github.com/jackc/pgx
+lab/driver/holdfast : . client engine lock election kv membership lab/driver internal/call lab/history |
 lab/workload       : lab/check lab/driver lab/history |
 lab/report         : lab/check lab/history            |
 lab/scenarios      :                                  |
-lab                : internal/stage internal/strict lab/check lab/dns lab/driver lab/driver/etcd lab/driver/redis lab/driver/postgres lab/driver/holdfast lab/faultfs lab/history lab/host lab/nemesis lab/netem lab/report lab/scenarios lab/vclock lab/vswitch lab/workload | golang.org/x/sys
+lab                : internal/stage internal/strict lab/check lab/dns lab/driver lab/driver/etcd lab/driver/redis lab/driver/postgres lab/driver/holdfast lab/faultfs lab/history lab/host lab/nemesis lab/netem lab/report lab/scenarios lab/vclock lab/vswitch lab/workload | go.yaml.in/yaml golang.org/x/sys
 cmd/holdfast       : *                                | github.com/alecthomas/kong go.opentelemetry.io/otel
 examples/fenced-ledger : . fence                      | github.com/jackc/pgx modernc.org/sqlite
 examples/stampede  : . client engine lock internal/devcluster |
