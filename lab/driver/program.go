@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/user"
+	"strconv"
 	"sync"
 	"syscall"
 )
@@ -43,10 +45,14 @@ func Spawn(p Process, stderr io.Writer) (*Program, error) {
 	if err != nil {
 		return nil, fmt.Errorf("program %s: %w", p.Argv[0], err)
 	}
+	as, err := credential(p.User)
+	if err != nil {
+		return nil, fmt.Errorf("program %s: %w", p.Argv[0], err)
+	}
 	cmd := exec.Cmd{
 		Path: path, Args: p.Argv, Dir: p.Dir, Stderr: stderr,
 		Env:         append(os.Environ(), p.Env...),
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: as},
 	}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -75,4 +81,24 @@ func Spawn(p Process, stderr io.Writer) (*Program, error) {
 		Stdin: stdin, Stdout: stdout, Done: done,
 		Kill: func() { once.Do(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }) },
 	}, nil
+}
+
+// credential is whom to run a program as: nil for who we are.
+func credential(name string) (*syscall.Credential, error) {
+	if name == "" {
+		return nil, nil //nolint:nilnil // nobody else
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }

@@ -24,11 +24,10 @@ var errLongLine = fmt.Errorf("a line is longer than %d bytes", maxLine)
 
 // Hello is the first request on each connection to a client's program.
 type Hello struct {
-	Version  int             `json:"version"`
-	Workload string          `json:"workload"`
-	Node     string          `json:"node"` // whom to talk to
-	Addr     string          `json:"addr"` // and where it is
-	Resource *ResourceConfig `json:"resource,omitempty"`
+	Version  int    `json:"version"`
+	Workload string `json:"workload"`
+	Node     string `json:"node"` // whom to talk to
+	Addr     string `json:"addr"` // and where it is
 }
 
 // request is one line to the program: a Hello or an operation.

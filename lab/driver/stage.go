@@ -23,6 +23,7 @@ type ClientSpec struct {
 	Addrs    map[string]netip.Addr `json:"addrs"`    // of all hosts
 	Lab      netip.Addr            `json:"lab"`      // of the lab
 	Options  map[string]string     `json:"options,omitempty"`
+	Exec     *ExecConfig           `json:"exec,omitempty"`     // for the system that a scenario describes
 	Resource *ResourceConfig       `json:"resource,omitempty"` // wraps the client in WithResource
 }
 
@@ -35,8 +36,9 @@ func (s ClientSpec) Arg() string {
 	return string(arg)
 }
 
-// ClientFactory makes the client that a spec describes; the Env knows names,
-// addresses and options, and refuses to start anything.
+// ClientFactory makes the client that a spec describes. The Env knows names,
+// addresses and options; it is a Spawner, whose programs live beside the client;
+// and it refuses to start servers.
 type ClientFactory func(ctx context.Context, env Env, spec ClientSpec) (Client, error)
 
 // ClientStage is the stage "client": this binary as the program of a client,
@@ -61,7 +63,7 @@ func ClientStage(factory ClientFactory) func(args []string) int {
 		}
 		ctx, stop := context.WithCancel(context.Background())
 		defer stop()
-		client := &lateClient{spec: spec, connect: factory}
+		client := &lateClient{spec: spec, connect: factory, log: log}
 		defer func() { _ = client.Close() }()
 		if err := Serve(ctx, in, out, client); err != nil {
 			_, _ = fmt.Fprintf(log, "client: %v\n", err)
@@ -76,13 +78,14 @@ func ClientStage(factory ClientFactory) func(args []string) int {
 type lateClient struct {
 	spec    ClientSpec
 	connect ClientFactory
+	log     io.Writer
 	client  Client
 }
 
 // Invoke is called for one operation at a time.
 func (l *lateClient) Invoke(ctx context.Context, op history.Op) history.Op {
 	if l.client == nil {
-		c, err := l.connect(ctx, specEnv{l.spec}, l.spec)
+		c, err := l.connect(ctx, specEnv{l.spec, l.log}, l.spec)
 		if err != nil {
 			op.Type, op.Error = history.Fail, fmt.Sprintf("connecting to %s: %v", l.spec.Node, err)
 			return op
@@ -173,7 +176,10 @@ func serveLine(ctx context.Context, line []byte, client Client) (answer, error) 
 }
 
 // specEnv is what a client in a process of its own can know of the world.
-type specEnv struct{ spec ClientSpec }
+type specEnv struct {
+	spec ClientSpec
+	log  io.Writer
+}
 
 var errElsewhere = errors.New("not possible from a client's own process")
 
@@ -188,3 +194,6 @@ func (e specEnv) Logf(string, ...any)         {}
 func (e specEnv) Start(context.Context, string, Process) error { return errElsewhere }
 
 func (e specEnv) Exec(context.Context, string, Process) ([]byte, error) { return nil, errElsewhere }
+
+// Spawn implements Spawner.
+func (e specEnv) Spawn(_ context.Context, p Process) (*Program, error) { return Spawn(p, e.log) }
