@@ -3,11 +3,16 @@ package vswitch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/netip"
+	"maps"
+	"os"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"holdfast.dev/lab/netem"
 )
@@ -24,115 +29,289 @@ type Config struct {
 	Capture io.Writer    // gets a pcapng of every frame; nil captures nothing
 	Log     *slog.Logger // default: discards
 
-	MTU      int           // longest IP packet of a port; default 1500, 576 to 65521
-	JamLimit int           // frames that one jammed link holds; default 10000. More are dropped and counted
-	Memory   int           // bytes in frames under way in the whole switch; default 256 MiB. More are dropped as overruns
-	Late     time.Duration // a frame sent later than asked by more than this is an overrun; default 2ms
+	MTU    int           // longest IP packet of a port; default 1500, 576 to 65521
+	Jam    int           // frames that one jammed link holds; default 4096. More are dropped and counted
+	Memory int           // bytes of frames under way in the whole switch; default 256 MiB. More are dropped as overruns
+	Late   time.Duration // a frame sent later than asked by more than this is an overrun; default 2ms
 	// TxDropped reads how many frames the kernel dropped at the TAP of a port
 	// because the switch was late (statistics/tx_dropped); nil is unknown.
 	TxDropped func(port string) (int64, error)
 }
 
-// Port is where a host is plugged in.
-type Port struct {
-	Name string             // of the host; "lab" is the runner's own
-	Addr netip.Addr         // IPv4
-	MAC  net.HardwareAddr   // frames to it go to this port
-	TAP  io.ReadWriteCloser // one frame for each Read and Write; an *os.File is put into non-blocking mode
-}
-
-// Link is the way from one host to another. It is directed.
-type Link struct{ From, To string }
-
-// Match narrows a rule to some frames; the zero value is all of them.
-type Match struct {
-	Proto string // tcp, udp, icmp, "" for all
-	Port  int    // source or destination; 0 is all
-	SYN   bool   // only the SYN that opens a TCP connection
+func (c Config) withDefaults() (Config, error) {
+	var errs []error
+	set := func(name string, v *int, otherwise, least, most int) {
+		if *v == 0 {
+			*v = otherwise
+		}
+		if *v < least || *v > most {
+			errs = append(errs, fmt.Errorf("%s %d: not in %d to %d", name, *v, least, most))
+		}
+	}
+	set("mtu", &c.MTU, 1500, 576, 65521)
+	set("jam", &c.Jam, 4096, 1, 1<<20)
+	set("memory", &c.Memory, 256<<20, 1<<20, 1<<40)
+	if c.Late == 0 {
+		c.Late = 2 * time.Millisecond
+	}
+	if c.Late < 0 {
+		errs = append(errs, fmt.Errorf("late %v: negative", c.Late))
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c, errors.Join(errs...)
 }
 
 // Switch is a layer-2 switch in user space. Its methods may be called
 // concurrently.
-type Switch struct{}
+type Switch struct {
+	config  Config
+	invalid error // of the config; Run returns it
+	begin   time.Time
+	buffers sync.Pool
+	memory  atomic.Int64 // of frames in the schedule
+	table   atomic.Pointer[table]
+	capture *capture // nil when there is none
+
+	schedule schedule
+	closing  atomic.Bool
+	wg       sync.WaitGroup
+
+	mu      sync.Mutex // of what follows; not held over I/O
+	state   state
+	ordinal int              // of rules
+	busy    map[string]bool  // hosts that are being unplugged
+	dropped map[string]int64 // by the kernel, as last read
+}
+
+type state int
+
+const (
+	fresh state = iota
+	running
+	closed
+)
+
+// table is who is where. It is replaced, never changed.
+type table struct {
+	byName map[string]*host
+	byMAC  map[mac]*host
+	byAddr map[addr]*host
+	links  [][]*link // by the hosts' indices: from, to
+}
+
+func (t *table) owner(a addr) (mac, bool) {
+	h := t.byAddr[a]
+	if h == nil {
+		return mac{}, false
+	}
+	return h.mac, true
+}
+
+func (t *table) link(l Link) *link {
+	from, to := t.byName[l.From], t.byName[l.To]
+	if from == nil || to == nil || from == to {
+		return nil
+	}
+	return t.links[from.index][to.index]
+}
 
 // New returns a switch without ports. It does no I/O.
-func New(c Config) (*Switch, error) { return &Switch{}, nil }
+func New(c Config) *Switch {
+	s := &Switch{begin: time.Now(), busy: map[string]bool{}, dropped: map[string]int64{}}
+	s.config, s.invalid = c.withDefaults()
+	s.schedule.bell = -1
+	s.schedule.wake = working
+	s.table.Store(&table{byName: map[string]*host{}, byMAC: map[mac]*host{}, byAddr: map[addr]*host{}})
+	size := s.config.MTU + etherHeader + 4
+	s.buffers.New = func() any { return &buffer{data: make([]byte, size)} }
+	if c.Capture != nil {
+		s.capture = newCapture(c.Capture, s.begin)
+	}
+	return s
+}
 
-// Run starts the switch; it ends by Close.
-func (s *Switch) Run() error { return nil }
+func (s *Switch) buffer() *buffer { return s.buffers.Get().(*buffer) }
+
+func (s *Switch) free(b *buffer) {
+	b.link, b.out = nil, netem.Out{}
+	s.buffers.Put(b)
+}
+
+// Run starts the switch; it ends by Close. It reports what is wrong with the
+// Config.
+func (s *Switch) Run() error {
+	if s.invalid != nil {
+		return fmt.Errorf("switch: %w", s.invalid)
+	}
+	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return os.NewSyscallError("switch: eventfd", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != fresh {
+		_ = unix.Close(bell)
+		if s.state == closed {
+			return fmt.Errorf("switch: %w", ErrClosed)
+		}
+		return errors.New("switch: runs already")
+	}
+	s.state = running
+	s.schedule.bell = bell
+	s.wg.Go(s.dispatch)
+	if s.capture != nil {
+		s.wg.Go(func() {
+			if err := s.capture.run(); err != nil {
+				s.config.Log.LogAttrs(context.Background(), slog.LevelWarn, "capture ended", slog.Any("error", err))
+			}
+		})
+	}
+	for _, h := range s.table.Load().byName {
+		if p := h.port.Load(); p != nil {
+			s.wg.Go(func() { s.serve(p) })
+		}
+	}
+	return nil
+}
 
 // Close detaches all ports, ends the switch's goroutines and waits for them, or
-// for ctx. TAPs are closed.
-func (s *Switch) Close(ctx context.Context) error { return nil }
+// for ctx. TAPs are closed; frames under way are lost.
+func (s *Switch) Close(ctx context.Context) error {
+	s.mu.Lock()
+	if s.state == closed {
+		s.mu.Unlock()
+		return nil
+	}
+	started := s.state == running
+	s.state = closed
+	s.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		var errs []error
+		for _, h := range s.table.Load().byName {
+			if p := h.port.Load(); p != nil {
+				errs = append(errs, p.unplug(started))
+			}
+		}
+		s.closing.Store(true)
+		if started {
+			s.schedule.ring()
+		}
+		s.capture.end()
+		s.wg.Wait()
+		if started {
+			_ = unix.Close(s.schedule.bell)
+		}
+		done <- errors.Join(errs...)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // Attach plugs a host in, before or after Run. A name that was attached before
-// must have been detached; its links keep their rules and counters.
-func (s *Switch) Attach(p Port) error { return nil }
-
-// Detach unplugs a host and waits until its TAP is read no more; the TAP is
-// closed. Rules on its links stay.
-func (s *Switch) Detach(name string) error { return nil }
-
-// Apply impairs frames that match, on links, until the rule is removed.
-func (s *Switch) Apply(links []Link, m Match, im netem.Impairment) (*Applied, error) {
-	return &Applied{}, nil
+// must have been detached, and has the same addresses; its links keep their
+// rules and counters. The switch closes the TAP.
+func (s *Switch) Attach(p Port) error {
+	switch {
+	case p.Name == "":
+		return errors.New("switch: attach: a port needs a name")
+	case !p.Addr.Is4():
+		return fmt.Errorf("switch: attach %s: address %v: want IPv4", p.Name, p.Addr)
+	case len(p.MAC) != 6 || p.MAC[0]&1 != 0:
+		return fmt.Errorf("switch: attach %s: MAC %v: want six bytes, not a group's", p.Name, p.MAC)
+	case p.TAP == nil:
+		return fmt.Errorf("switch: attach %s: no TAP", p.Name)
+	case s.invalid != nil:
+		return fmt.Errorf("switch: %w", s.invalid)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == closed {
+		return fmt.Errorf("switch: attach %s: %w", p.Name, ErrClosed)
+	}
+	t := s.table.Load()
+	h := t.byName[p.Name]
+	switch {
+	case h == nil:
+		a, m := addr(p.Addr.As4()), macOf(p.MAC)
+		if t.byAddr[a] != nil || t.byMAC[m] != nil {
+			return fmt.Errorf("switch: attach %s: another host has the address %v or %v", p.Name, p.Addr, p.MAC)
+		}
+		h = &host{name: p.Name, addr: a, mac: m, index: len(t.links)}
+		h.face = s.capture.face(h)
+		s.table.Store(t.with(h))
+	case s.busy[p.Name] || h.port.Load() != nil:
+		return fmt.Errorf("switch: attach %s: attached already", p.Name)
+	case h.addr != addr(p.Addr.As4()) || h.mac != macOf(p.MAC):
+		return fmt.Errorf("switch: attach %s: had other addresses before", p.Name)
+	}
+	port, err := plug(h, p.TAP)
+	if err != nil {
+		return fmt.Errorf("switch: attach %s: %w", p.Name, err)
+	}
+	h.port.Store(port)
+	if s.state == running {
+		s.wg.Go(func() { s.serve(port) })
+	}
+	return nil
 }
 
-// Reset sends TCP resets to both ends of every connection that crosses the
-// links, past all rules, and returns how many connections there were.
-func (s *Switch) Reset(links []Link) (int, error) { return 0, nil }
-
-// Burst sends noise from one host to another: UDP frames of full size to the
-// discard port, so many bytes of them as fast as the switch makes them.
-func (s *Switch) Burst(ctx context.Context, l Link, bytes int) error { return nil }
-
-// Counters is what happened on each directed link that had traffic or rules.
-func (s *Switch) Counters() []LinkCounters { return nil }
-
-// Health is what the lab itself did wrong so far.
-func (s *Switch) Health() Health { return Health{} }
-
-// Applied is a rule on links.
-type Applied struct{}
-
-// Touched is how many frames the rule changed so far: dropped, held, delayed,
-// duplicated, corrupted. A frame counts once on each link.
-func (a *Applied) Touched() int64 { return 0 }
-
-// Counters is what the rule did, on all its links together.
-func (a *Applied) Counters() netem.Counters { return netem.Counters{} }
-
-// Remove ends the rule; frames that it holds go on at once and in order. It may
-// be called again.
-func (a *Applied) Remove() {}
-
-// LinkCounters is what happened on one directed link.
-type LinkCounters struct {
-	From, To                 string
-	Rx, Tx                   int64 // frames that came from From, and that went to To
-	RxBytes, TxBytes         int64
-	DroppedCut, DroppedLoss  int64
-	DroppedQueue, DroppedMTU int64
-	DroppedJam               int64 // more than a jam may hold
-	DroppedDown              int64 // To was unplugged or its interface down
-	Held                     int64 // by a jam now
-	Duplicated, Corrupted    int64
-	Reordered, Delayed       int64
-	Delay                    Lateness // of delayed frames: achieved minus asked
-	Overrun                  int64    // frames that the lab itself was late for, or lost
+// with is the table with one more host.
+func (t *table) with(h *host) *table {
+	n := &table{byName: maps.Clone(t.byName), byMAC: maps.Clone(t.byMAC), byAddr: maps.Clone(t.byAddr)}
+	n.byName[h.name], n.byMAC[h.mac], n.byAddr[h.addr] = h, h, h
+	hosts := make([]*host, len(t.links)+1)
+	for _, o := range n.byName {
+		hosts[o.index] = o
+	}
+	for i, from := range hosts {
+		row := make([]*link, len(hosts))
+		for j, to := range hosts {
+			switch {
+			case i < len(t.links) && j < len(t.links):
+				row[j] = t.links[i][j]
+			case i != j:
+				row[j] = &link{from: from, to: to}
+			}
+		}
+		n.links = append(n.links, row)
+	}
+	return n
 }
 
-// Lateness is how much later than asked the switch sent frames.
-type Lateness struct {
-	Count         int64
-	P50, P99, Max time.Duration
+// Detach unplugs a host, waits until its TAP is in use no more, and closes it.
+// Rules on its links stay; what the switch knew of its connections does not.
+func (s *Switch) Detach(name string) error {
+	s.mu.Lock()
+	h := s.table.Load().byName[name]
+	var p *port
+	if h != nil && !s.busy[name] && s.state != closed {
+		p = h.port.Load()
+	}
+	if p == nil {
+		s.mu.Unlock()
+		return fmt.Errorf("switch: detach %s: %w", name, ErrUnknown)
+	}
+	s.busy[name] = true
+	started := s.state == running
+	s.mu.Unlock()
+	err := p.unplug(started)
+	h.flows.forget()
+	s.mu.Lock()
+	delete(s.busy, name)
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("switch: detach %s: %w", name, err)
+	}
+	return nil
 }
 
-// Health is what the lab itself did wrong: a run with overruns shows the lab's
-// faults and not those of the scenario.
-type Health struct {
-	Overruns   int64            // of all links
-	TxDropped  map[string]int64 // by port: frames that the kernel dropped before the switch read them
-	Worst      Lateness         // of all links together
-	Uncaptured int64            // frames that are missing in the capture because it was too slow
+func (s *Switch) unknown(l Link) error {
+	return fmt.Errorf("switch: link %s→%s: %w", l.From, l.To, ErrUnknown)
 }
