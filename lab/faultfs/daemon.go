@@ -1,0 +1,317 @@
+package faultfs
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast.dev/internal/stage"
+)
+
+// stageName is the daemon among the programs of this binary.
+const stageName = "fsd"
+
+func init() { stage.Register(stageName, runDaemon) }
+
+// daemon serves one volume, mount after mount.
+type daemon struct {
+	daemonConfig
+	log     *log.Logger
+	serving sync.WaitGroup // servers of mounts; those of former ones may last until their last namespace ends
+
+	mu      sync.Mutex // guards what follows; never held while something is waited for
+	v       *volume
+	last    int64 // the latest now
+	crashes int64
+	current *mounted
+
+	rules                   ruleSet
+	ops                     counted
+	bytesRead, bytesWritten atomic.Int64
+	fsyncs                  atomic.Int64
+}
+
+// now is the time, which does not go backwards. It is called under mu.
+func (d *daemon) now() int64 {
+	d.last = max(d.last, time.Now().UnixNano())
+	return d.last
+}
+
+// runDaemon is the stage: its argument is the configuration as JSON, its
+// descriptor 3 the control socket.
+func runDaemon(args []string) int {
+	// Whatever stops the lab's processes at a terminal must not stop this one
+	// before those that use the mount; it ends when the socket closes.
+	unix.Umask(0)
+	control := os.NewFile(3, "control")
+	answer := json.NewEncoder(control)
+	d := &daemon{log: log.New(stderr(), "faultfs: ", 0)}
+	if control == nil || len(args) != 1 {
+		return 64
+	}
+	if err := d.start(args[0]); err != nil {
+		_ = answer.Encode(reply{Error: err.Error()})
+		return 1
+	}
+	if err := answer.Encode(reply{}); err != nil {
+		d.unmount()
+		return 1
+	}
+	d.serve(control, answer)
+	d.unmount()
+	return 0
+}
+
+// stderr is where the daemon's log goes: its parent decides.
+func stderr() io.Writer { return os.NewFile(2, "stderr") }
+
+func (d *daemon) start(config string) error {
+	if err := json.Unmarshal([]byte(config), &d.daemonConfig); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	d.v = newVolume(attr{
+		mode: syscall.S_IFDIR | d.Mode&0o7777, uid: d.UID, gid: d.GID,
+		atime: d.now(), mtime: d.now(), ctime: d.now(),
+	}, d.Quota)
+	d.rules.seed = d.Seed
+	m, err := d.mount()
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", d.Mount, err)
+	}
+	d.current = m
+	return nil
+}
+
+// unmount takes the present mount down: requests on it fail from now on, so
+// that nothing that the kernel still holds gets in.
+func (d *daemon) unmount() {
+	d.mu.Lock()
+	close(d.current.off)
+	d.mu.Unlock()
+	if err := unix.Unmount(d.Mount, unix.MNT_DETACH); err != nil {
+		d.log.Printf("unmount %s: %v", d.Mount, err)
+	}
+}
+
+// serve answers requests until the socket closes.
+func (d *daemon) serve(control io.Reader, answer *json.Encoder) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var pending sync.WaitGroup
+	var writing sync.Mutex
+	lines := bufio.NewScanner(control)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var r request
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			d.log.Printf("control: %v", err)
+			continue
+		}
+		pending.Go(func() {
+			a := reply{ID: r.ID}
+			result, err := d.answer(ctx, r)
+			if err == nil {
+				a.Result, err = json.Marshal(result)
+			}
+			if err != nil {
+				a.Error = err.Error()
+			}
+			writing.Lock()
+			defer writing.Unlock()
+			if err := answer.Encode(a); err != nil {
+				d.log.Printf("control: %v", err)
+			}
+		})
+	}
+	cancel()
+	pending.Wait()
+}
+
+// answer does what a request asks for.
+func (d *daemon) answer(ctx context.Context, r request) (any, error) {
+	switch r.Call {
+	case callInject:
+		if r.Rule == nil {
+			return nil, errors.New("inject: no rule")
+		}
+		if err := d.rules.add(*r.Rule); err != nil {
+			return nil, err
+		}
+		d.forget(r.Rule.Path)
+		return nil, nil
+	case callRemove:
+		rule, err := d.rules.remove(r.Name)
+		if err == nil {
+			d.forget(rule.Path)
+		}
+		return nil, err
+	case callTouched:
+		d.rules.mu.Lock()
+		defer d.rules.mu.Unlock()
+		n, ok := d.rules.touched[r.Name]
+		if !ok {
+			return nil, fmt.Errorf("rule %s: there is none of this ID", r.Name)
+		}
+		return n, nil
+	case callFlip:
+		return d.flip(r.Name, r.N, r.Seed)
+	case callCrash:
+		if r.Crash == nil {
+			r.Crash = &Crash{}
+		}
+		return d.crash(ctx, *r.Crash)
+	case callSync:
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.v.syncAll()
+		return nil, nil
+	case callCounters:
+		return d.counters(), nil
+	case callDump:
+		if r.Dump == nil {
+			return nil, errors.New("dump: nowhere to")
+		}
+		return d.dump(ctx, *r.Dump)
+	}
+	return nil, fmt.Errorf("control: there is no call %q", r.Call)
+}
+
+// forget makes the kernel ask again for the content of files whose path
+// matches.
+func (d *daemon) forget(glob string) {
+	match, err := compileGlob(glob)
+	if err != nil {
+		return
+	}
+	d.mu.Lock()
+	var inodes []uint64
+	d.v.cache.walk(func(path string, n *inode) {
+		if n.isReg() && n.data.n > 0 && match.MatchString(path) {
+			inodes = append(inodes, n.ino)
+		}
+	})
+	server := d.current.server
+	d.mu.Unlock()
+	for _, ino := range inodes {
+		server.InodeNotify(ino, 0, 0) // an inode that the kernel does not know is none to forget
+	}
+}
+
+func (d *daemon) flip(glob string, n int, seed uint64) ([]string, error) {
+	match, err := compileGlob(glob)
+	if err != nil {
+		return nil, fmt.Errorf("glob %q: %w", glob, err)
+	}
+	d.mu.Lock()
+	spots := d.v.flip(match.MatchString, n, seed)
+	server := d.current.server
+	d.mu.Unlock()
+	var where []string
+	for _, s := range spots {
+		server.InodeNotify(s.ino, s.off/pageSize*pageSize, pageSize)
+		where = append(where, fmt.Sprintf("%s:%d.%d", s.path, s.off, s.bit))
+	}
+	if len(spots) == 0 {
+		return nil, fmt.Errorf("flip %s: no file with content matches", glob)
+	}
+	return where, nil
+}
+
+// check says what is wrong with a crash.
+func (c Crash) check() error {
+	switch c.Profile {
+	case "", Posix, Ext4Ordered, LazyFS:
+	default:
+		return fmt.Errorf("crash: profile %q: there are posix, ext4-ordered and lazyfs", c.Profile)
+	}
+	switch c.Policy {
+	case "", LoseAll, Aged, Subset, Prefix, TornTail:
+	default:
+		return fmt.Errorf("crash: policy %q: there are lose-all, aged, subset, prefix and torn-tail", c.Policy)
+	}
+	if c.Age < 0 {
+		return errors.New("crash: age: has to be positive")
+	}
+	return nil
+}
+
+// patience is how long killed processes may take to let go of the mount.
+const patience = 5 * time.Second
+
+// crash is the power failure.
+func (d *daemon) crash(ctx context.Context, c Crash) (l Losses, err error) {
+	if err := c.check(); err != nil {
+		return l, err
+	}
+	if err := d.awaitIdle(ctx); err != nil {
+		return l, err
+	}
+	d.unmount()
+	d.mu.Lock()
+	l = d.v.crash(c, d.now())
+	d.crashes++
+	d.mu.Unlock()
+	m, err := d.mount()
+	if err != nil {
+		return l, fmt.Errorf("mount %s after the power failure: %w", d.Mount, err)
+	}
+	d.mu.Lock()
+	d.current = m
+	d.mu.Unlock()
+	return l, nil
+}
+
+// awaitIdle waits until no process uses the mount.
+func (d *daemon) awaitIdle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	dev, err := deviceOf(d.Mount)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		users := usersOf(dev)
+		if len(users) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("crash: %s is in use by %s: end them first", d.Mount, strings.Join(users, ", "))
+		}
+	}
+}
+
+func (d *daemon) counters() Counters {
+	c := Counters{
+		Ops: map[string]int64{}, Faults: map[string]int64{},
+		BytesRead: d.bytesRead.Load(), BytesWritten: d.bytesWritten.Load(), Fsyncs: d.fsyncs.Load(),
+	}
+	for i := range d.ops {
+		if n := d.ops[i].Load(); n > 0 {
+			c.Ops[operationNames[i]] = n
+		}
+	}
+	d.rules.mu.Lock()
+	maps.Copy(c.Faults, d.rules.touched)
+	d.rules.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c.Used, c.Files, c.Crashes = d.v.used, int64(len(d.v.cache.inodes)), d.crashes
+	c.PendingOps, c.PendingBytes, c.WrittenBack = d.v.live, d.v.bytes, d.v.writtenBack
+	return c
+}

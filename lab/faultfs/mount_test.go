@@ -1,0 +1,70 @@
+package faultfs
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"holdfast.dev/internal/labtest"
+)
+
+// mountTest mounts a filesystem for the test.
+func mountTest(t *testing.T, c Config) (*FS, string) {
+	t.Helper()
+	labtest.Devices(t)
+	c.Mount, c.Log = t.TempDir(), t.Output()
+	if c.FsyncLatency == 0 {
+		c.FsyncLatency = -1
+	}
+	f, err := Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
+		defer cancel()
+		if err := f.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return f, c.Mount
+}
+
+func TestMountAndCrash(t *testing.T) {
+	f, dir := mountTest(t, Config{})
+	if err := os.WriteFile(filepath.Join(dir, "a"), []byte("lost"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "a")); string(b) != "lost" {
+		t.Fatal(string(b), err)
+	}
+	s, err := os.Create(filepath.Join(dir, "b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = s.WriteString("synced")
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = s.WriteString(" not")
+	if _, err := f.Crash(t.Context(), Crash{}); err == nil {
+		t.Fatal("crashed though a file is open")
+	} else {
+		t.Log(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := f.Crash(t.Context(), Crash{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v", l)
+	if b, err := os.ReadFile(filepath.Join(dir, "b")); string(b) != "synced" {
+		t.Fatal(string(b), err)
+	}
+	c, err := f.Counters(t.Context())
+	t.Logf("%+v %v", c, err)
+}
