@@ -1,7 +1,8 @@
 package nemesis
 
 import (
-	"errors"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,6 +31,14 @@ type Fault struct {
 // spec is what the fault is, without for how long.
 type spec interface {
 	kind() Kind
+	// words is the text.
+	words() []string
+	// expand replaces selectors by hosts.
+	expand(s *scope) (spec, error)
+	// targets is the hosts that an expanded fault stands on.
+	targets() []string
+	// failure is how an expanded fault is done.
+	failure(b builder) failure
 }
 
 // Kind is what the fault breaks; "" for the zero Fault.
@@ -54,7 +63,17 @@ func (f Fault) WithFor(d time.Duration) Fault {
 }
 
 // String is the fault's text in its canonical form: Parse returns an equal fault.
-func (f Fault) String() string { return "" }
+// The zero Fault has none.
+func (f Fault) String() string {
+	if f.spec == nil {
+		return ""
+	}
+	words := f.spec.words()
+	if f.dur > 0 {
+		words = append(words, "for", formatDuration(f.dur))
+	}
+	return strings.Join(words, " ")
+}
 
 // MarshalText makes the fault a string in JSON.
 func (f Fault) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
@@ -69,21 +88,26 @@ func (f *Fault) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Parse reads one fault. The error is a *SyntaxError.
-func Parse(line string) (Fault, error) { return Fault{}, errors.New("not yet") }
-
-// MustParse is Parse for texts in programs; it panics where Parse fails.
-func MustParse(line string) Fault {
-	f, err := Parse(line)
-	if err != nil {
-		panic("nemesis: " + err.Error())
+// affected is the hosts that a resolved fault hits. Of a partition it is the
+// nodes outside of the largest set that is whole, and the other hosts that it
+// names.
+func affected(f Fault, nodes, everyone []string) []string {
+	cut, ok := f.spec.(cutSpec)
+	if !ok {
+		if f.Kind() == KindAct || f.Kind() == KindDNS {
+			return nil
+		}
+		return inOrder(without(f.spec.targets(), []string{Lab}), everyone)
 	}
-	return f
+	links := make(map[Link]bool)
+	for _, l := range cut.cutLinks(everyone) {
+		links[l] = true
+	}
+	hosts := outsiders(nodes, links)
+	for _, name := range cut.targets() {
+		if name != Lab && !slices.Contains(nodes, name) && !slices.Contains(hosts, name) {
+			hosts = append(hosts, name)
+		}
+	}
+	return inOrder(hosts, everyone)
 }
-
-// Expand replaces what a fault leaves to chance by names: "one", "minority",
-// "clients", the shapes of partitions. What only the running system knows stays
-// as it is and is resolved at injection: primary, primaries, follower,
-// followers. The same seed draws the same hosts. It fails where a name is no
-// host, and where there are too few hosts for what was asked.
-func Expand(f Fault, nodes, clients []string, seed uint64) (Fault, error) { return f, nil }
