@@ -9,6 +9,13 @@ import (
 
 var errElsewhere = errors.New("vclock: clocks can be moved on linux/amd64 only")
 
+// Unpatched is a process of the host that reads the machine's clock.
+type Unpatched struct {
+	PID  int
+	Name string
+	Err  error
+}
+
 // Clock is the wall clock of one host; here it cannot be moved.
 type Clock struct{}
 
@@ -22,6 +29,12 @@ func (c *Clock) Set(o Offset) error {
 	}
 	return errElsewhere
 }
+
+// Processes is 0.
+func (c *Clock) Processes() int { return 0 }
+
+// Unpatched fails.
+func (c *Clock) Unpatched() ([]Unpatched, error) { return nil, errElsewhere }
 
 // Serve closes the listener.
 func (c *Clock) Serve(listener *os.File) { _ = listener.Close() }
