@@ -204,8 +204,8 @@ func (e *Env) Exec(ctx context.Context, host string, p driver.Process) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	var out, all bytes.Buffer
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, &all), &all
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
 	done := make(chan error, 1)
 	e.starts <- func() {
 		if err := cmd.Start(); err != nil {
@@ -215,7 +215,7 @@ func (e *Env) Exec(ctx context.Context, host string, p driver.Process) ([]byte, 
 		go func() { done <- cmd.Wait() }()
 	}
 	if err := <-done; err != nil {
-		return out.Bytes(), fmt.Errorf("%s: %s: %w\n%s", host, strings.Join(p.Argv, " "), err, tail(all.Bytes(), 1000))
+		return out.Bytes(), fmt.Errorf("%s: %s: %w\n%s\n%s", host, strings.Join(p.Argv, " "), err, tail(out.Bytes(), 500), tail(errs.Bytes(), 1000))
 	}
 	return out.Bytes(), nil
 }
