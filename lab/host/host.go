@@ -1,85 +1,285 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"holdfast.dev/internal/stage"
 )
 
-var errStub = errors.New("host: not there yet")
-
-func signalName(s syscall.Signal) string { return s.String() }
-
 // Host is a machine of the lab. Its methods may be called concurrently.
-type Host struct{}
+type Host struct {
+	cfg   Config
+	cmd   *exec.Cmd
+	conn  *conn
+	wire  *wire
+	group *cgroup       // nil where there is none to be had
+	errs  *tail         // what the first process wrote to stderr
+	dead  chan struct{} // closed when the first process is gone
+	off   chan struct{} // closed when all is
+	ops   chan func(*owner)
+	tasks sync.WaitGroup // reader, owner and listeners
 
-// Start starts a machine.
-func Start(ctx context.Context, cfg Config) (*Host, error) { return nil, errStub }
+	mu     sync.Mutex
+	next   uint64
+	byID   map[uint64]*Proc
+	byName map[string]*Proc
+	roots  map[string][]int // process name → sessions that were started under it
+	held   time.Duration    // by duty cycle
+}
+
+// Start starts a machine: its first process runs, the network is configured and
+// nothing else runs yet. ctx bounds the start only.
+func Start(ctx context.Context, cfg Config) (*Host, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{
+		cfg: cfg, errs: &tail{next: cfg.Stderr},
+		dead: make(chan struct{}), off: make(chan struct{}), ops: make(chan func(*owner)),
+		byID: map[uint64]*Proc{}, byName: map[string]*Proc{}, roots: map[string][]int{},
+	}
+	if err := h.start(ctx); err != nil {
+		return nil, fmt.Errorf("host %s: %w", cfg.Name, err)
+	}
+	return h, nil
+}
+
+func (h *Host) start(ctx context.Context) error {
+	ours, theirs, err := pair()
+	if err != nil {
+		return err
+	}
+	cmd := stage.Command(context.WithoutCancel(ctx), stageInit)
+	cmd.Dir = "/"
+	cmd.Env = marker()
+	cmd.Stderr = h.errs
+	cmd.WaitDelay = time.Second
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+	}
+	err = cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
+		ours.close()
+		return fmt.Errorf("new namespaces: %w%s", err, namespaceHint(err))
+	}
+	h.cmd, h.conn = cmd, ours
+	h.group = newCgroup(h.cfg.Name)
+	if err := h.group.add(cmd.Process.Pid); err != nil {
+		h.group.remove()
+		h.group = nil
+	}
+
+	// The first process answers, or ctx ends, and closing the socket ends it.
+	stop := context.AfterFunc(ctx, ours.close)
+	r, files, err := h.greet()
+	if !stop() && err != nil {
+		err = ctx.Err()
+	}
+	switch {
+	case err == nil && r.What == reportFailed:
+		err = errors.New(r.Err)
+	case err == nil && (r.What != reportReady || len(files) != 2):
+		err = fmt.Errorf("unexpected report %q with %d files", r.What, len(files))
+	}
+	if err != nil {
+		closeAll(files)
+		ours.close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed
+		h.group.remove()
+		if text := h.errs.String(); text != "" {
+			err = fmt.Errorf("%w: %s", err, text)
+		}
+		return err
+	}
+	h.wire = &wire{name: "eth0", tap: files[0], control: files[1]}
+	h.tasks.Go(h.read)
+	h.tasks.Go(h.own)
+	go h.wait()
+	return nil
+}
+
+// greet sends the setup and waits for the first report.
+func (h *Host) greet() (report, []*os.File, error) {
+	c := h.cfg
+	s := setup{
+		Name: c.Name, Domain: c.Domain, Addr: c.Addr, MAC: c.MAC, MTU: c.MTU, Gateway: c.Gateway,
+		Neighbors: c.Neighbors, Etc: etc(c), Scratch: c.Scratch, Private: c.Private,
+	}
+	if err := h.conn.send(s, 0); err != nil {
+		return report{}, nil, err
+	}
+	var r report
+	_, files, err := h.conn.receive(&r)
+	return r, files, err
+}
+
+// etc are the host's own files below /etc.
+func etc(c Config) map[string]string {
+	var hosts, resolv strings.Builder
+	self := c.Addr.Addr()
+	fmt.Fprintf(&hosts, "127.0.0.1 localhost\n%v %s.%s %s\n", self, c.Name, c.Domain, c.Name)
+	for _, name := range slices.Sorted(maps.Keys(c.Hosts)) {
+		if name != c.Name {
+			fmt.Fprintf(&hosts, "%v %s.%s %s\n", c.Hosts[name], name, c.Domain, name)
+		}
+	}
+	fmt.Fprintf(&resolv, "search %s\n", c.Domain)
+	if c.DNS != (netip.Addr{}) {
+		fmt.Fprintf(&resolv, "nameserver %v\noptions timeout:1 attempts:2\n", c.DNS)
+	}
+	return map[string]string{"hosts": hosts.String(), "resolv.conf": resolv.String(), "hostname": c.Name + "\n"}
+}
 
 // Name is the host's name.
-func (h *Host) Name() string { return "" }
+func (h *Host) Name() string { return h.cfg.Name }
 
 // PID is the first process of the host in the lab's pid namespace.
-func (h *Host) PID() int { return 0 }
+func (h *Host) PID() int { return h.cmd.Process.Pid }
 
 // TAP is the other end of the host's eth0: every read is one frame that the host
 // sent, every write one that it receives. It is in blocking mode, without packet
-// information and without offloads. Reads fail once the host is off.
-func (h *Host) TAP() *os.File { return nil }
+// information and without offloads. When the host goes off, a read that waits
+// fails and the file is closed: use its methods, or a duplicate of its
+// descriptor.
+func (h *Host) TAP() *os.File { return h.wire.tap }
 
 // Done is closed when the host is off: by PowerOff, or because its first process
 // died by itself.
-func (h *Host) Done() <-chan struct{} { return nil }
-
-// Run starts a program and returns when it was executed, or the reason why not.
-func (h *Host) Run(ctx context.Context, p Process) (*Proc, error) { return nil, errStub }
-
-// Pids are all processes of the host but its first, in the lab's pid namespace.
-func (h *Host) Pids() ([]int, error) { return nil, errStub }
-
-// Kill sends SIGKILL to the named process and everything it started, or to all
-// processes of the host when name is empty, and returns when they are gone. It
-// returns how many there were.
-func (h *Host) Kill(ctx context.Context, name string) (int, error) { return 0, errStub }
-
-// Pause stops processes, Resume lets those that Pause stopped go on.
-func (h *Host) Pause(ctx context.Context, name string) (int, error) { return 0, errStub }
-
-// Resume lets processes go on that Pause stopped.
-func (h *Host) Resume(ctx context.Context, name string) (int, error) { return 0, errStub }
-
-// Throttle gives the host this share of one core; 0 ends it.
-func (h *Host) Throttle(ctx context.Context, share float64) error { return errStub }
-
-// Throttled is for how long the host was held back by Throttle so far.
-func (h *Host) Throttled() time.Duration { return 0 }
+func (h *Host) Done() <-chan struct{} { return h.off }
 
 // PowerOff ends everything on the host at once: no process gets a chance to write
 // a byte, and no frame leaves the host any more, not even one that closes a
-// connection. It returns when nothing is left.
-func (h *Host) PowerOff(ctx context.Context) error { return errStub }
+// connection. It returns when nothing is left; the error says what would not go
+// before ctx ended. A host that is off already is no error.
+func (h *Host) PowerOff(ctx context.Context) error {
+	select {
+	case <-h.off:
+		return nil
+	default:
+	}
+	cut := h.wire.cut()
+	if errors.Is(cut, os.ErrClosed) {
+		cut = nil // it is going off by itself
+	}
+	if err := h.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("host %s: power off: %w", h.cfg.Name, err)
+	}
+	select {
+	case <-h.off:
+	case <-ctx.Done():
+		left := ""
+		if t, err := readTable(); err == nil {
+			left = describe(t.below(h.PID()))
+		}
+		return fmt.Errorf("host %s: power off: %w%s", h.cfg.Name, ctx.Err(), left)
+	}
+	if cut != nil {
+		return fmt.Errorf("host %s: power off: frames may have left it: %w", h.cfg.Name, cut)
+	}
+	return nil
+}
 
-// Proc is a process that Run started. Its methods may be called concurrently.
-type Proc struct{}
+// wait waits for the end of the first process, which is that of all processes of
+// the host, and cleans up.
+func (h *Host) wait() {
+	_ = h.cmd.Wait() // how it ended does not matter
+	close(h.dead)
+	_ = h.wire.remove() // nobody reads it any more
+	h.conn.close()
+	h.mu.Lock()
+	left := slices.Collect(maps.Values(h.byID))
+	h.mu.Unlock()
+	for _, p := range left {
+		p.end(Exit{Code: -1, Signal: syscall.SIGKILL})
+	}
+	for _, p := range left {
+		<-p.done
+	}
+	h.tasks.Wait()
+	h.group.remove()
+	close(h.off)
+}
 
-// Name is the process's name.
-func (p *Proc) Name() string { return "" }
+// read takes the reports of the first process.
+func (h *Host) read() {
+	for {
+		var r report
+		pid, files, err := h.conn.receive(&r)
+		if err != nil {
+			return
+		}
+		h.mu.Lock()
+		p := h.byID[r.ID]
+		h.mu.Unlock()
+		if p == nil || r.What == reportClock && len(files) != 1 {
+			closeAll(files)
+			continue
+		}
+		switch r.What {
+		case reportForked:
+			p.forked(pid)
+		case reportClock:
+			h.tasks.Go(func() { h.cfg.ClockListener(files[0]) })
+		case reportStarted:
+			p.begin(nil)
+		case reportRefused:
+			p.begin(&ExecError{Program: p.program, Reason: r.Err})
+			p.end(Exit{Code: 127})
+		case reportExit:
+			e := Exit{Code: r.Code, Signal: syscall.Signal(r.Signal)}
+			if r.Signal != 0 {
+				e.Code = -1
+			}
+			p.end(e)
+		case reportReady, reportFailed:
+		}
+	}
+}
 
-// PID is the process in the lab's pid namespace.
-func (p *Proc) PID() int { return 0 }
+// tail keeps the end of what is written to it, and passes it on.
+type tail struct {
+	mu   sync.Mutex
+	buf  []byte
+	next interface{ Write([]byte) (int, error) }
+}
 
-// Done is closed when the process has ended and its output was copied.
-func (p *Proc) Done() <-chan struct{} { return nil }
+const tailLength = 4096
 
-// Status is how the process ended; the zero value before Done is closed.
-func (p *Proc) Status() Exit { return Exit{} }
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	t.buf = append(t.buf, b...)
+	if over := len(t.buf) - tailLength; over > 0 {
+		t.buf = slices.Delete(t.buf, 0, over)
+	}
+	t.mu.Unlock()
+	if t.next == nil {
+		return len(b), nil
+	}
+	return t.next.Write(b)
+}
 
-// Signal sends a signal to the process alone, SignalAll to it and everything it
-// started. A process that is gone is no error.
-func (p *Proc) Signal(sig syscall.Signal) error { return errStub }
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(bytes.TrimSpace(t.buf))
+}
 
-// SignalAll sends a signal to the process and everything it started, and returns
-// to how many.
-func (p *Proc) SignalAll(sig syscall.Signal) (int, error) { return 0, errStub }
+// tmpDir is what TMPDIR names.
+func (c Config) tmpDir() string { return filepath.Join(c.Scratch, "tmp") }
