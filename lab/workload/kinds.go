@@ -2,21 +2,18 @@ package workload
 
 // kinds are the workloads.
 var kinds = []kind{
-	{"register", "reads and writes of registers must be linearizable; any concurrency", newRegisters, none, []string{"keys", "reads"}},
-	{"cas", "reads, writes and compare-and-set must be linearizable", newCAS, none, []string{"keys", "ops_per_key", "reads"}},
-	{"kv", "reads, writes, compare-and-set and deletes must be linearizable", newKV, none, []string{"keys", "ops_per_key", "reads"}},
-	{"set", "no element that was added may be missing at the end", newSets, none, []string{"reads"}},
-	{"queue", "what was enqueued comes out, and nothing comes out twice", newQueues, none, nil},
-	{"bank", "transfers move money: every snapshot has the same total, and no account is below zero", newBank, none, []string{"accounts", "total", "reads"}},
-	{"append", "transactions over lists must be serializable, in real-time order", newAppends, none, []string{"keys", "ops_per_key", "txn_ops", "reads"}},
-	{"watch", "watchers see every change once, in order, also after a reconnect", newWatches, none, []string{"keys", "watch_for"}},
-	{"lock", "a lock has one holder, and what it protects loses nothing", newLocks, none, []string{"keys", "hold", "fencing"}},
-	{"election", "at most one leads at a time, and tokens rise", newElections, none, []string{"keys", "reads"}},
-	{"unique-ids", "no identifier is given out twice", newIDs, none, nil},
-	{"counter", "reads lie between what was surely added and what may have been", newCounters, none, []string{"reads"}},
-	{"idempotent", "a request that is sent again has its effect once", newRequests, none, nil},
-	{"commit", "a transaction is committed at all of its participants or at none", newCommits, none, []string{"keys"}},
+	{"register", "reads and writes of registers must be linearizable; any concurrency", newRegisters, registerChecks, []string{"keys", "reads"}},
+	{"cas", "reads, writes and compare-and-set must be linearizable", newCAS, casChecks, []string{"keys", "ops_per_key", "reads"}},
+	{"kv", "reads, writes, compare-and-set and deletes must be linearizable", newKV, kvChecks, []string{"keys", "ops_per_key", "reads"}},
+	{"set", "no element that was added may be missing at the end", newSets, named("set"), []string{"reads"}},
+	{"queue", "what was enqueued comes out, and nothing comes out twice", newQueues, named("queue"), nil},
+	{"bank", "transfers move money: every snapshot has the same total, and no account is below zero", newBank, named("bank"), []string{"accounts", "total", "reads"}},
+	{"append", "transactions over lists must be serializable, in real-time order", newAppends, named("append"), []string{"keys", "ops_per_key", "txn_ops", "reads"}},
+	{"watch", "watchers see every change once, in order, also after a reconnect", newWatches, named("watch"), []string{"keys", "watch_for"}},
+	{"lock", "a lock has one holder, and what it protects loses nothing", newLocks, named("lock"), []string{"keys", "hold", "fencing"}},
+	{"election", "at most one leads at a time, and tokens rise", newElections, named("election"), []string{"keys", "reads"}},
+	{"unique-ids", "no identifier is given out twice", newIDs, named("unique-ids"), nil},
+	{"counter", "reads lie between what was surely added and what may have been", newCounters, named("counter"), []string{"reads"}},
+	{"idempotent", "a request that is sent again has its effect once", newRequests, named("idempotent"), nil},
+	{"commit", "a transaction is committed at all of its participants or at none", newCommits, named("commit"), []string{"keys"}},
 }
-
-// none is for workloads whose checkers are still to come.
-func none(Config) []Check { return nil }

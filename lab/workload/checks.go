@@ -1,0 +1,31 @@
+package workload
+
+import (
+	"context"
+
+	"holdfast.dev/lab/check"
+	"holdfast.dev/lab/history"
+)
+
+// stats comes with all of them: a history in which something never succeeded
+// shows nothing of it.
+var stats = Check{"stats", check.Stats{}.Check}
+
+// named is a checker that is found by its name.
+func named(name string) func(Config) []Check {
+	return func(Config) []Check {
+		run, ok := check.ByName(name)
+		if !ok {
+			run = func(context.Context, history.History) check.Result {
+				return check.Result{Checker: name, Verdict: check.Unknown, Summary: "There is no checker " + name + " in this build."}
+			}
+		}
+		return []Check{stats, {name, run}}
+	}
+}
+
+func registerChecks(Config) []Check { return []Check{stats, {"register", check.Register{}.Check}} }
+
+func casChecks(Config) []Check { return []Check{stats, {"cas", check.CAS{}.Check}} }
+
+func kvChecks(Config) []Check { return []Check{stats, {"kv", check.KV{}.Check}} }
