@@ -24,6 +24,7 @@ type findings struct {
 	lines []string
 	ops   []int
 	total int
+	notes int // lines that are no finding
 }
 
 // add records a finding and the indices of the operations it is about; -1
@@ -43,8 +44,20 @@ func (f *findings) add(ops []int, format string, args ...any) {
 
 // note adds a line that is no finding of its own, such as an explanation.
 func (f *findings) note(ops []int, format string, args ...any) {
+	before := len(f.lines)
 	f.add(ops, format, args...)
 	f.total--
+	f.notes += len(f.lines) - before
+}
+
+// some adds the first findings of a kind, so that there is room for other kinds,
+// and counts the rest.
+func (f *findings) some(n int, add func(i int)) {
+	const most = 4
+	for i := range min(n, most) {
+		add(i)
+	}
+	f.total += max(0, n-most)
 }
 
 // full reports whether further findings are only counted.
@@ -52,10 +65,14 @@ func (f *findings) full() bool { return len(f.lines) == maxWitness }
 
 // into makes the findings the result's witness.
 func (f *findings) into(r *Result) {
-	r.Witness = f.lines
-	if more := f.total - len(f.lines); more > 0 {
-		r.Witness = append(slices.Clone(f.lines[:maxWitness-1]), fmt.Sprintf("… and %d more", more+1))
+	lines, more := f.lines, f.total-len(f.lines)+f.notes
+	if more > 0 {
+		if len(lines) == maxWitness {
+			lines, more = lines[:maxWitness-1], more+1
+		}
+		lines = append(slices.Clone(lines), fmt.Sprintf("… and %d more", more))
 	}
+	r.Witness = lines
 	slices.Sort(f.ops)
 	r.Ops = slices.Compact(f.ops)
 }
