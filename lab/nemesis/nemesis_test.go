@@ -1,6 +1,8 @@
 package nemesis
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 // lab is a nemesis in a fake world, with its journal.
 type lab struct {
 	*Nemesis
+
 	world *fakeWorld
 
 	mu     sync.Mutex
@@ -48,6 +51,39 @@ func (l *lab) inject(t *testing.T, text string) *Active {
 	return a
 }
 
+func recovered(t *testing.T, a *Active) {
+	t.Helper()
+	if err := a.Recover(t.Context()); err != nil {
+		t.Errorf("%s: %v", a.Fault(), err)
+	}
+	if r := a.Record(); !r.Recovered || r.Err != "" {
+		t.Errorf("%s: %+v", a.Fault(), r)
+	}
+}
+
+// bubble runs a test with its own time, and a nemesis that has to leave nothing
+// broken behind.
+func bubble(t *testing.T, nodes, clients int, test func(t *testing.T, l *lab)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(nodes, clients)
+		test(t, l)
+		if err := l.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if left := l.Active(); len(left) > 0 {
+			t.Errorf("%d faults are still active", len(left))
+		}
+		l.world.whole(t)
+	})
+}
+
+func wait(d time.Duration) {
+	timer := time.NewTimer(d)
+	<-timer.C
+	synctest.Wait()
+}
+
 func equal(t *testing.T, what string, got, want []string) {
 	t.Helper()
 	if !slices.Equal(got, want) {
@@ -56,11 +92,10 @@ func equal(t *testing.T, what string, got, want []string) {
 }
 
 func TestLifeOfAFault(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(3, 0)
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
 		a := l.inject(t, "net cut n1|n2,n3 for 5s")
-		if len(l.Active()) != 1 {
-			t.Errorf("%d faults are active", len(l.Active()))
+		if len(l.Active()) != 1 || len(l.world.cut()) != 4 {
+			t.Errorf("active %d, links cut %v", len(l.Active()), l.world.cut())
 		}
 		<-a.Done()
 		equal(t, "journal", l.journal(), []string{
@@ -76,9 +111,695 @@ func TestLifeOfAFault(t *testing.T) {
 		if len(l.Active()) != 0 || len(l.Records()) != 1 {
 			t.Errorf("active %v, records %v", l.Active(), l.Records())
 		}
+		calls := len(l.world.log())
+		recovered(t, a)
+		recovered(t, a)
+		if again := l.world.log(); len(again) > 0 || calls != 2 {
+			t.Errorf("%d calls, and %v for recovering again", calls, again)
+		}
+	})
+}
+
+// TestEveryFault injects each example of the documentation, and looks at what
+// is left of it afterwards.
+func TestEveryFault(t *testing.T) {
+	for _, line := range examples(t) {
+		t.Run(line, func(t *testing.T) {
+			bubble(t, 4, 2, func(t *testing.T, l *lab) {
+				before := time.Now()
+				a := l.inject(t, strings.NewReplacer("redis-sentinel", "server", "etcd", "server").Replace(line))
+				wait(3 * time.Second)
+				recovered(t, a)
+				if a.Fault().For() == 0 && time.Since(before) > 10*time.Second {
+					t.Errorf("it took %v", time.Since(before))
+				}
+				r := a.Record()
+				if strings.HasPrefix(line, "clock reset") {
+					return // there was nothing to set right
+				}
+				if r.Effect.Nothing() || r.Effect.Text == "" || r.Resolved == "" {
+					t.Errorf("record %+v", r)
+				}
+				if f := MustParse(r.Resolved); f.Dynamic() || f.For() != a.Fault().For() {
+					t.Errorf("it was resolved to %s", f)
+				}
+				phases := []Phase{}
+				for _, e := range l.events {
+					phases = append(phases, e.Phase)
+				}
+				if phases[0] != PhaseInject || phases[len(phases)-1] != PhaseRecovered || !slices.Contains(phases, PhaseVerified) {
+					t.Errorf("phases %v", phases)
+				}
+			})
+		})
+	}
+}
+
+func TestAFaultThatTouchesNothingSaysSo(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		l.world.traffic, l.world.resets = 0, 0
+		l.world.hosts["n1"].touched = 0
+		for _, h := range l.world.hosts {
+			h.stuck = true
+		}
+		for _, line := range []string{
+			"net cut n1|n2,n3", "net reset n1|n2", "net swizzle n1,n2 over 1s", "disk eio n1", "proc kill n2 nothing",
+			"proc pause n2 nothing", "clock strobe n2 5s every 1s",
+		} {
+			a := l.inject(t, line)
+			wait(3 * time.Second)
+			recovered(t, a)
+			if r := a.Record(); !r.Effect.Nothing() || !strings.HasPrefix(r.Effect.Text, "touched nothing") {
+				t.Errorf("%s: %+v", line, r.Effect)
+			}
+		}
+		var verified int
+		for _, e := range l.events {
+			if e.Phase == PhaseVerified {
+				verified++
+			}
+		}
+		if verified != 7 {
+			t.Errorf("%d verdicts", verified)
+		}
+		for _, h := range l.world.hosts {
+			h.stuck = false
+		}
+	})
+}
+
+// TestAClockThatDoesNotMove: the probe does not believe the one who moved it.
+func TestAClockThatDoesNotMove(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		l.world.hosts["n2"].stuck = true
+		a := l.inject(t, "clock jump n1,n2 +1h")
+		wait(time.Second)
 		if err := a.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r := a.Record()
+		if r.Effect.Count != 1 || r.Err != "verify effect: n2: the clock is +0s from the right time, not +1h" {
+			t.Errorf("record %+v", r)
+		}
+		b := l.inject(t, "clock jump n2 +1h")
+		wait(time.Second)
+		if err := b.Recover(t.Context()); err != nil || !b.Record().Effect.Nothing() {
+			t.Errorf("record %+v, %v", b.Record(), err)
+		}
+	})
+}
+
+func TestClockThatStaysWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(1, 0)
+		a := l.inject(t, "clock jump n1 -30s")
+		l.world.failing("n1 clock 0s 0", errors.New("no such process"))
+		if err := a.Recover(t.Context()); err == nil || !strings.Contains(err.Error(), "n1: no such process") {
+			t.Errorf("error %v", err)
+		}
+		if len(l.Active()) != 1 || a.Record().Recovered {
+			t.Errorf("it counts as recovered: %+v", a.Record())
+		}
+		l.world.failing("n1 clock 0s 0", nil)
+		recoveredAgain(t, a)
+		l.world.whole(t)
+	})
+}
+
+// recoveredAgain: the second try succeeds, and the first one's error stays known.
+func recoveredAgain(t *testing.T, a *Active) {
+	t.Helper()
+	if err := a.Recover(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if r := a.Record(); !r.Recovered || r.Err == "" {
+		t.Errorf("record %+v", r)
+	}
+}
+
+func TestDrift(t *testing.T) {
+	bubble(t, 2, 0, func(t *testing.T, l *lab) {
+		a := l.inject(t, "clock drift n1 +500ppm for 10s")
+		<-a.Done()
+		if r := a.Record(); r.Effect.Count != 1 || !strings.Contains(r.Effect.Text, "n1 +5ms") || r.Err != "" {
+			t.Errorf("record %+v", r)
+		}
+		equal(t, "journal", l.journal()[1:2], []string{"3s #1 verified moved 1 clock: n1 +1.5ms"}) // seen when it is more than a millisecond
+	})
+}
+
+func TestClocksAddUp(t *testing.T) {
+	bubble(t, 1, 0, func(t *testing.T, l *lab) {
+		at := func(want time.Duration) {
+			t.Helper()
+			got, err := fakeClock{l.world.hosts["n1"]}.Offset()
+			if err != nil || (got-want).Abs() > time.Millisecond {
+				t.Errorf("the clock is at %v, not %v (%v)", got, want, err)
+			}
+		}
+		jump := l.inject(t, "clock jump n1 +1h")
+		drift := l.inject(t, "clock drift n1 x1.5")
+		wait(10 * time.Second)
+		at(time.Hour + 5*time.Second)
+		back := l.inject(t, "clock jump n1 -30m")
+		wait(10 * time.Second)
+		at(30*time.Minute + 10*time.Second)
+		recovered(t, jump)
+		at(-30*time.Minute + 10*time.Second)
+		recovered(t, drift)
+		at(-30 * time.Minute)
+		reset := l.inject(t, "clock reset all")
+		at(0)
+		recovered(t, reset)
+		recovered(t, back)
+		at(0)
+	})
+}
+
+func TestStrobe(t *testing.T) {
+	bubble(t, 1, 0, func(t *testing.T, l *lab) {
+		a := l.inject(t, "clock strobe n1 2s every 1s for 3500ms")
+		<-a.Done()
+		equal(t, "calls", l.world.log(), []string{
+			"0s n1 clock 2s 0", "1s n1 clock 0s 0", "2s n1 clock 2s 0", "3s n1 clock 0s 0", "3.5s n1 clock 0s 0",
+		})
+		if r := a.Record(); r.Effect.Text != "strobed 1 clock; n1 was seen at +2s; moved forward 2 times" {
+			t.Errorf("effect %+v", r.Effect)
+		}
+	})
+}
+
+func TestTwoPauses(t *testing.T) {
+	bubble(t, 1, 0, func(t *testing.T, l *lab) {
+		running := func(want int) {
+			t.Helper()
+			if n := l.world.hosts["n1"].Running(); n != want {
+				t.Errorf("%d processes run, not %d", n, want)
+			}
+		}
+		all := l.inject(t, "proc pause n1")
+		again := l.inject(t, "proc pause n1")
+		one := l.inject(t, "proc pause n1 server")
+		running(0)
+		recovered(t, all)
+		running(0)
+		recovered(t, again)
+		running(1) // the server is paused still
+		two := l.inject(t, "proc pause n1 server")
+		recovered(t, one)
+		running(1)
+		recovered(t, two)
+		running(2)
+	})
+}
+
+func TestKillAndPauseOfOneHost(t *testing.T) {
+	bubble(t, 1, 0, func(t *testing.T, l *lab) {
+		kill := l.inject(t, "proc kill n1")
+		pause := l.inject(t, "proc pause n1")
+		power := l.inject(t, "host power n1")
+		for i, a := range []*Active{kill, pause} {
+			recovered(t, a)
+			if n := l.world.hosts["n1"].Running(); n != 0 {
+				t.Errorf("after %d of 3 faults ended %d processes run", i+1, n)
+			}
+		}
+		recovered(t, power)
+		equal(t, "calls", l.world.log(), []string{
+			"0s n1 kill", "0s n1 pause", "0s n1 power off", "0s n1 start",
+		})
+	})
+}
+
+func TestPauseAndRestart(t *testing.T) {
+	bubble(t, 1, 0, func(t *testing.T, l *lab) {
+		pause := l.inject(t, "proc pause n1")
+		restart := l.inject(t, "proc restart n1")
+		<-restart.Done()
+		if n := l.world.hosts["n1"].Running(); n != 0 {
+			t.Errorf("%d processes run on a host that is paused", n)
+		}
+		recovered(t, pause)
+		equal(t, "calls", l.world.log(), []string{"0s n1 pause", "0s n1 kill", "0s n1 resume", "0s n1 start"})
+	})
+}
+
+func TestThrottles(t *testing.T) {
+	bubble(t, 1, 0, func(t *testing.T, l *lab) {
+		a := l.inject(t, "proc throttle n1 50%")
+		b := l.inject(t, "proc throttle n1 20%")
+		c := l.inject(t, "proc throttle n1 30%")
+		recovered(t, b)
+		recovered(t, a)
+		recovered(t, c)
+		equal(t, "calls", l.world.log(), []string{
+			"0s n1 throttle 0.5", "0s n1 throttle 0.2", "0s n1 throttle 0.2",
+			"0s n1 throttle 0.3", "0s n1 throttle 0.3", "0s n1 throttle 0",
+		})
+	})
+}
+
+func TestNames(t *testing.T) {
+	bubble(t, 1, 0, func(t *testing.T, l *lab) {
+		stale := l.inject(t, "dns stale db.lab 10.0.0.1")
+		nx := l.inject(t, "dns nx db.lab")
+		slow := l.inject(t, "dns slow 2s")
+		now := func(name string) string { return fmt.Sprintf("%+v", l.world.dnsNow[name]) }
+		if got := now("db.lab"); !strings.Contains(got, "NX:true") || strings.Contains(got, "10.0.0.1") {
+			t.Error(got)
+		}
+		recovered(t, nx)
+		if got := now("db.lab"); !strings.Contains(got, "10.0.0.1") || strings.Contains(got, "NX:true") {
+			t.Error(got)
+		}
+		if got := now(""); !strings.Contains(got, "Delay:2s") {
+			t.Error(got)
+		}
+		recovered(t, stale)
+		recovered(t, slow)
+	})
+}
+
+func TestSwizzle(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		a := l.inject(t, "net swizzle n1,n2,n3 over 4s for 10s")
+		<-a.Done()
+		var on, off []string
+		for _, line := range l.journal() {
+			if w := strings.Fields(line); w[2] == "note" {
+				if w[3] == "clogged" {
+					on = append(on, w[0]+" "+w[4])
+				} else {
+					off = append(off, w[0]+" "+w[4])
+				}
+			}
+		}
+		times := func(lines []string) (times, hosts []string) {
+			for _, l := range lines {
+				at, host, _ := strings.Cut(l, " ")
+				times, hosts = append(times, at), append(hosts, host)
+			}
+			return times, hosts
+		}
+		onAt, clogged := times(on)
+		offAt, unclogged := times(off)
+		equal(t, "clogged at", onAt, []string{"0s", "2s", "4s"})
+		equal(t, "unclogged at", offAt, []string{"10s", "12s", "14s"})
+		slices.Sort(clogged)
+		slices.Sort(unclogged)
+		equal(t, "clogged", clogged, []string{"n1", "n2", "n3"})
+		equal(t, "unclogged", unclogged, clogged)
+		if r := a.Record(); r.Effect.Count != 30 {
+			t.Errorf("effect %+v", r.Effect)
+		}
+	})
+}
+
+func TestSwizzleIsCutShort(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		a := l.inject(t, "net swizzle n1,n2,n3 over 4s")
+		wait(3 * time.Second)
+		done := make(chan error)
+		go func() { done <- a.Recover(context.Background()) }()
+		wait(time.Second)
+		if err := l.HealAll(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if r := a.Record(); r.To != 4*time.Second {
+			t.Errorf("healed at %v", r.To)
+		}
+	})
+}
+
+func TestRolling(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		a := l.inject(t, "proc rolling all every 2s")
+		<-a.Done()
+		equal(t, "calls", l.world.log(), []string{
+			"0s n1 kill", "0s n1 start", "2s n2 kill", "2s n2 start", "4s n3 kill", "4s n3 start",
+		})
+		if r := a.Record(); r.Effect.Count != 6 || r.To != 4*time.Second || r.Err != "" {
+			t.Errorf("record %+v", r)
+		}
+	})
+}
+
+func TestRollingStopsWhereAHostDoesNotStart(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		l.world.failing("n2 start", errors.New("not ready after 30s"))
+		a := l.inject(t, "proc rolling all every 2s")
+		<-a.Done()
+		if r := a.Record(); r.Recovered || !strings.Contains(r.Err, "n2: start again: not ready") {
+			t.Errorf("record %+v", r)
+		}
+		for _, call := range l.world.log() {
+			if strings.Contains(call, "n3") {
+				t.Errorf("%s after n2 did not start", call)
+			}
+		}
+		l.world.failing("n2 start", nil)
+		recoveredAgain(t, a)
+	})
+}
+
+func TestMicroburst(t *testing.T) {
+	bubble(t, 2, 0, func(t *testing.T, l *lab) {
+		a := l.inject(t, "net microburst n1>n2 10KB every 1s for 2500ms")
+		<-a.Done()
+		equal(t, "calls", l.world.log(), []string{"0s burst n1>n2 10000", "1s burst n1>n2 10000", "2s burst n1>n2 10000"})
+		if r := a.Record(); r.Effect.Text != "sent 30000 bytes" {
+			t.Errorf("effect %+v", r.Effect)
+		}
+	})
+}
+
+// TestABurstThatHangs: recovering does not wait for it.
+func TestABurstThatHangs(t *testing.T) {
+	bubble(t, 2, 0, func(t *testing.T, l *lab) {
+		l.world.blocking("burst n1>n2 10000", true)
+		a := l.inject(t, "net microburst n1>n2 10KB every 1s")
+		wait(5 * time.Second)
+		recovered(t, a)
+		if !a.Record().Effect.Nothing() {
+			t.Errorf("effect %+v", a.Record().Effect)
+		}
+	})
+}
+
+func TestInjectionThatFailsIsTakenBack(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		l.world.failing("n2 kill", errors.New("no such host"))
+		a, err := l.Inject(t.Context(), MustParse("proc kill n1,n2"))
+		if a != nil || err == nil || err.Error() != "proc kill n1,n2: inject: n2: no such host" {
+			t.Fatalf("%v, %v", a, err)
+		}
+		r := l.Records()[0]
+		if !r.Recovered || r.Effect.Count != 2 || r.Err != "inject: n2: no such host" {
+			t.Errorf("record %+v", r)
+		}
+		l.world.failing("n2 kill", nil)
+		if n := l.world.hosts["n1"].Running(); n != 2 {
+			t.Errorf("%d processes run on n1", n)
+		}
+		equal(t, "journal", l.journal(), []string{
+			"0s #1 inject", "0s #1 error inject: n2: no such host", "0s #1 verified killed 2 processes", "0s #1 recover",
+			"0s #1 recovered killed 2 processes",
+		})
+	})
+}
+
+func TestResolvingThatFailsBreaksNothing(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		l.world.primaries = nil
+		if _, err := l.Inject(t.Context(), MustParse("proc kill primary")); err == nil {
+			t.Error("killed")
+		}
+		if _, err := l.Inject(t.Context(), MustParse("net delay n1-n1 5ms")); !errors.Is(err, errNoLinks) {
+			t.Errorf("error %v", err)
+		}
+		if _, err := l.Inject(t.Context(), Fault{}); err == nil {
+			t.Error("an empty fault was injected")
+		}
+		if calls := l.world.log(); len(calls) > 0 {
+			t.Errorf("calls %v", calls)
+		}
+		for _, r := range l.Records() {
+			if !r.Recovered || r.Err == "" {
+				t.Errorf("record %+v", r)
+			}
+		}
+	})
+}
+
+// TestCancelledInjection: what was begun is taken back although the context is
+// done.
+func TestCancelledInjection(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		l.world.blocking("n2 pause", true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := l.Inject(ctx, MustParse("proc pause n1,n2")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		l.world.blocking("n2 pause", false)
+		if r := l.Records()[0]; !r.Recovered || r.To != time.Second {
+			t.Errorf("record %+v", r)
+		}
+		l.world.whole(t)
+	})
+}
+
+// TestCancelledContextHeals: neither the end of the injection's context nor that
+// of the recovery's leaves anything broken.
+func TestCancelledContextHeals(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		ctx, cancel := context.WithCancel(t.Context())
+		a, err := l.Inject(ctx, MustParse("proc pause n1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		wait(time.Minute)
+		if a.Record().Recovered || l.world.hosts["n1"].Running() != 0 {
+			t.Error("the fault ended with the context of its injection")
+		}
+		if err := a.Recover(ctx); err != nil {
 			t.Error(err)
 		}
 		l.world.whole(t)
+	})
+}
+
+// TestRecoverHasADeadline: healing that hangs ends.
+func TestRecoverHasADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(1, 0)
+		a := l.inject(t, "proc kill n1")
+		l.world.blocking("n1 start", true)
+		began := time.Now()
+		if err := a.Recover(context.Background()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		if d := time.Since(began); d != time.Minute {
+			t.Errorf("it took %v", d)
+		}
+		l.world.blocking("n1 start", false)
+		recoveredAgain(t, a)
+	})
+}
+
+func TestHealAllInReverseAndStartsLast(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		l.inject(t, "proc kill n1")
+		l.inject(t, "net cut n1|n2,n3")
+		l.inject(t, "disk slow n2 5ms")
+		l.inject(t, "proc kill n3")
+		l.inject(t, "dns fail")
+		l.world.log()
+		if err := l.HealAll(t.Context()); err != nil {
+			t.Error(err)
+		}
+		calls := l.world.log()
+		var order []string
+		for _, c := range calls {
+			order = append(order, strings.Fields(c)[1]+" "+strings.Fields(c)[2])
+		}
+		if len(order) != 5 || order[0] != `dns ""` || order[1] != "n2 disk" || !strings.HasPrefix(order[2], "remove n1>n2") {
+			t.Errorf("order %v", order)
+		}
+		starts := order[3:]
+		slices.Sort(starts)
+		equal(t, "started last", starts, []string{"n1 start", "n3 start"})
+	})
+}
+
+// TestServersThatWaitForEachOther: the start of one hangs until the other is
+// started, as that of a quorum does.
+func TestServersThatWaitForEachOther(t *testing.T) {
+	bubble(t, 2, 0, func(t *testing.T, l *lab) {
+		l.inject(t, "proc kill n1")
+		l.inject(t, "proc kill n2")
+		l.world.blocking("n2 start", true)
+		done := make(chan error)
+		go func() { done <- l.HealAll(context.Background()) }()
+		wait(time.Second)
+		if n := l.world.hosts["n1"].Running(); n != 2 {
+			t.Errorf("n1 waits for n2: %d processes run", n)
+		}
+		l.world.blocking("n2 start", false) // the second try, after the first has timed out
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestHealAllGoesOnAfterAFailure(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		l.inject(t, "net cut n1|n2,n3")
+		l.inject(t, "disk readonly n2")
+		l.inject(t, "proc pause n3")
+		broken := errors.New("the daemon is gone")
+		l.world.failing("n2 disk remove fault-2", broken)
+		err := l.HealAll(t.Context())
+		if !errors.Is(err, broken) || !strings.Contains(err.Error(), "disk readonly n2: recover: n2: the daemon is gone") {
+			t.Errorf("error %v", err)
+		}
+		if len(l.world.cut()) > 0 || l.world.hosts["n3"].Running() != 2 {
+			t.Error("the others were not healed")
+		}
+		if left := l.Active(); len(left) != 1 || left[0].ID() != 2 {
+			t.Errorf("left %v", left)
+		}
+		l.world.failing("n2 disk remove fault-2", nil)
+	})
+}
+
+func TestServersThatDoNotComeUp(t *testing.T) {
+	bubble(t, 1, 0, func(t *testing.T, l *lab) {
+		l.world.hosts["n1"].noStart = true
+		a := l.inject(t, "proc kill n1")
+		if err := a.Recover(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if r := a.Record(); r.Err != "verify recovery: n1: 0 of 2 processes run" {
+			t.Errorf("record %+v", r)
+		}
+		l.world.hosts["n1"].noStart = false
+		recovered(t, l.inject(t, "proc restart n1"))
+	})
+}
+
+func TestHealAmong(t *testing.T) {
+	bubble(t, 3, 1, func(t *testing.T, l *lab) {
+		inside := l.inject(t, "net cut n1|n2")
+		outside := l.inject(t, "net cut n3|n1,n2,lab")
+		client := l.inject(t, "net delay c1-n1 5ms")
+		far := l.inject(t, "net delay c1-n3 5ms")
+		dead := l.inject(t, "proc kill n3")
+		slow := l.inject(t, "disk slow n1 5ms")
+		names := l.inject(t, "dns fail")
+		if err := l.HealAmong(t.Context(), []string{"n1", "n2"}); err != nil {
+			t.Error(err)
+		}
+		for _, a := range []*Active{inside, client, slow, names} {
+			if !a.Record().Recovered {
+				t.Errorf("%s is left", a.Fault())
+			}
+		}
+		for _, a := range []*Active{outside, far, dead} {
+			if a.Record().Recovered {
+				t.Errorf("%s was recovered", a.Fault())
+			}
+		}
+	})
+}
+
+func TestClosed(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		l.inject(t, "proc pause n1")
+		if err := l.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if _, err := l.Inject(t.Context(), MustParse("proc pause n1")); !errors.Is(err, ErrClosed) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// TestHealAllEndsAnInjectionUnderWay: it does not wait for an action that hangs.
+func TestHealAllEndsAnInjectionUnderWay(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		l.world.blocking("act promote n2", true)
+		done := make(chan error)
+		go func() {
+			_, err := l.Inject(context.Background(), MustParse("act promote n2"))
+			done <- err
+		}()
+		synctest.Wait()
+		if err := l.HealAll(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err == nil || !strings.Contains(err.Error(), "it was recovered while it was injected") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// TestDrawsDoNotDependOnOtherFaults: what a fault leaves to chance is the same
+// whatever else is injected, and differs from time to time.
+func TestDrawsDoNotDependOnOtherFaults(t *testing.T) {
+	draws := func(others bool) []string {
+		l := newLab(5, 0)
+		var out []string
+		for range 8 {
+			if others {
+				recovered(t, l.inject(t, "net cut one"))
+			}
+			a := l.inject(t, "proc pause one")
+			recovered(t, a)
+			out = append(out, a.Record().Resolved)
+		}
+		return out
+	}
+	alone := draws(false)
+	equal(t, "with others", draws(true), alone)
+	slices.Sort(alone)
+	if len(slices.Compact(alone)) < 3 {
+		t.Errorf("always the same: %v", alone)
+	}
+}
+
+// TestManyAtOnce: everybody injects and heals everything at once; in the end
+// nothing is broken.
+func TestManyAtOnce(t *testing.T) {
+	bubble(t, 3, 1, func(t *testing.T, l *lab) {
+		lines := slices.DeleteFunc(examples(t), func(line string) bool {
+			_, err := Expand(MustParse(line), l.world.nodes, l.world.clients, 1)
+			return err != nil
+		})
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				for j := range 12 {
+					d := newDraw(uint64(i), "at once", fmt.Sprint(j))
+					a, err := l.Inject(context.Background(), MustParse(lines[d.below(len(lines))]))
+					if err != nil {
+						t.Error(err)
+						continue
+					}
+					wait(time.Duration(d.below(int(3 * time.Second))))
+					switch d.below(4) {
+					case 0:
+						if err := l.HealAll(context.Background()); err != nil {
+							t.Error(err)
+						}
+					case 1:
+						if err := a.Recover(context.Background()); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if err := l.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for _, r := range l.Records() {
+			if !r.Recovered {
+				t.Errorf("%s is left: %s", r.Fault, r.Err)
+			}
+		}
+		begun := make(map[int]Phase)
+		for _, e := range l.events {
+			last := begun[e.ID]
+			if (last == "") != (e.Phase == PhaseInject) || last == PhaseRecovered {
+				t.Errorf("#%d: %s after %q", e.ID, e.Phase, last)
+			}
+			begun[e.ID] = e.Phase
+		}
 	})
 }

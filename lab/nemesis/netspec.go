@@ -81,21 +81,13 @@ func modeWords(m, usual netem.Cut) []string {
 	return []string{string(m)}
 }
 
-// groups reads sides of hosts, without a host twice.
-func (c *cursor) groups() [][]string {
+// groups reads sides of hosts, without a host twice or one of the others.
+func (c *cursor) groups(others ...string) [][]string {
 	var groups [][]string
-	seen := make(map[string]bool)
 	for c.p.err == nil {
-		start := c.pos
-		g := c.hosts()
-		for _, name := range g {
-			if seen[name] {
-				c.pos = start
-				c.expected("hosts that are in no other group, and " + name + " is")
-			}
-			seen[name] = true
-		}
+		g := c.hosts(others...)
 		groups = append(groups, g)
+		others = append(others, g...)
 		if !c.accept('|') {
 			break
 		}
@@ -174,16 +166,7 @@ func (p *parser) sides() (groups [][]string, way string) {
 	groups = c.groups()
 	if len(groups) == 1 && c.accept('>') {
 		way = outward
-		rest := c.groups()
-		for _, g := range rest {
-			for _, name := range g {
-				if slices.Contains(groups[0], name) {
-					c.pos = 0
-					c.expected("another host than " + name + " behind the >")
-				}
-			}
-		}
-		groups = append(groups, rest...)
+		groups = append(groups, c.groups(groups[0]...)...)
 	}
 	if !c.done() || len(groups) < 2 {
 		c.expected("| and another group")

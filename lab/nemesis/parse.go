@@ -323,13 +323,14 @@ func nameByte(b byte, first bool) bool {
 	return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || !first && ('0' <= b && b <= '9' || b == '_' || b == '.')
 }
 
-// hosts reads names with commas between them.
-func (c *cursor) hosts() []string {
+// hosts reads names with commas between them, none twice and none of those that
+// are in another group.
+func (c *cursor) hosts(others ...string) []string {
 	var hosts []string
 	for c.p.err == nil {
 		start := c.pos
 		name := c.name()
-		if slices.Contains(hosts, name) {
+		if slices.Contains(hosts, name) || slices.Contains(others, name) {
 			c.pos = start
 			c.expected("another host: " + name + " is there already")
 		}

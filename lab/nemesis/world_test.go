@@ -57,7 +57,7 @@ func newWorld(nodes, clients int) *fakeWorld {
 
 // did records a call, and is how it ends.
 func (w *fakeWorld) did(ctx context.Context, format string, args ...any) error {
-	call := fmt.Sprintf(format, args...)
+	call := strings.TrimSpace(fmt.Sprintf(format, args...))
 	w.mu.Lock()
 	w.calls = append(w.calls, fmt.Sprintf("%v %s", time.Since(w.start), call))
 	err, block := w.fail[call], w.block[call]
@@ -73,6 +73,12 @@ func (w *fakeWorld) failing(call string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.fail[call] = err
+}
+
+func (w *fakeWorld) blocking(call string, block bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.block[call] = block
 }
 
 // log is the calls so far, and forgets them.
