@@ -67,14 +67,23 @@ type entry struct {
 func entries() []entry {
 	return []entry{
 		{"stats", Stats{}.Check, func(p *profile) bool { return p.calls > 0 }},
+		{"register", Register{}.Check, func(p *profile) bool { return p.only("read", "write") && p.has("read", "write") }},
+		{"cas", CAS{}.Check, func(p *profile) bool { return p.only("read", "write", "cas") && p.has("cas") }},
+		{"kv", KV{}.Check, func(p *profile) bool {
+			return p.only("read", "write", "get", "put", "delete", "cas") && (p.has("get") || p.has("put") || p.has("delete"))
+		}},
+		{"set", Set{}.Check, func(p *profile) bool { return p.only("add", "read") && p.has("add") && p.lists["read"] }},
+		{"counter", Counter{}.Check, func(p *profile) bool { return p.only("add", "read") && p.has("add") && !p.lists["read"] }},
+		{"queue", Queue{}.Check, func(p *profile) bool { return p.only("enqueue", "dequeue", "drain") && p.has("enqueue") }},
+		{"unique-ids", UniqueIDs{}.Check, func(p *profile) bool { return p.only("generate") && p.has("generate") }},
 	}
 }
 
 // profile is what Guess knows of a history.
 type profile struct {
 	calls int
-	f     map[string]bool // the functions of clients' operations
-	lists map[string]bool // those whose completions carry lists
+	f     map[string]bool // the functions of clients' calls
+	lists map[string]bool // those that returned lists
 }
 
 func (p *profile) has(fs ...string) bool {

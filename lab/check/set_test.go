@@ -3,6 +3,7 @@ package check_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -176,7 +177,7 @@ func TestSetMutations(t *testing.T) {
 		without := func(list any) []any {
 			return slices.DeleteFunc(slices.Clone(list.([]any)), func(v any) bool { return v == victim })
 		}
-		for name, breakIt := range map[string]func(c []call){
+		ways := map[string]func(c []call){
 			"lost": func(c []call) {
 				c[last].out, c[last+1].out, c[last+2].out = without(final), without(final), without(final)
 			},
@@ -205,7 +206,9 @@ func TestSetMutations(t *testing.T) {
 					}
 				}
 			},
-		} {
+		}
+		for _, name := range slices.Sorted(maps.Keys(ways)) {
+			breakIt := ways[name]
 			broken := slices.Clone(legal)
 			breakIt(broken)
 			h := recorded(broken)
