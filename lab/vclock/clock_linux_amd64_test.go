@@ -76,7 +76,9 @@ func start(t *testing.T, c *Clock, argv ...string) *child {
 
 func startCommand(t *testing.T, c *Clock, cmd *exec.Cmd) *child {
 	t.Helper()
-	cmd.Stderr = stderr
+	if cmd.Stderr == nil {
+		cmd.Stderr = stderr
+	}
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -26,9 +26,16 @@ var errMoved = errors.New("its vDSO cannot be read")
 
 // vdso is the vDSO of one process, open for reading and writing.
 type vdso struct {
-	mem  *os.File
+	mem  memory
 	base int64
 	size int
+}
+
+// memory is /proc/PID/mem.
+type memory interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
 }
 
 // openVDSO finds the vDSO of a process. The caller closes it.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -43,11 +44,6 @@ func init() {
 	})
 	stage.Register("test-exec", func(args []string) int {
 		runtime.LockOSThread()
-		if args[0] == "plain" {
-			err := unix.Exec(args[1], args[1:], os.Environ())
-			complain("test-exec:", args[1], err.Error())
-			return 98
-		}
 		listener, err := Install()
 		if err != nil {
 			complain("test-exec:", err.Error())
@@ -59,6 +55,11 @@ func init() {
 		}
 		_ = listener.Close()
 		unix.CloseOnExec(3)
+		if args[0] == ProbeStage {
+			err := unix.Exec("/proc/self/exe", []string{"holdfast-lab:" + ProbeStage}, os.Environ())
+			complain("test-exec:", args[0], err.Error())
+			return 94
+		}
 		path, err := exec.LookPath(args[0])
 		if err == nil {
 			err = unix.Exec(path, args, os.Environ())
@@ -66,4 +67,68 @@ func init() {
 		complain("test-exec:", args[0], err.Error())
 		return 95
 	})
+	// drop becomes a lab in a user namespace of its own.
+	stage.Register("test-drop", func([]string) int {
+		cmd := exec.CommandContext(context.Background(), "/proc/self/exe")
+		cmd.Args = []string{"holdfast-lab:test-lab"}
+		cmd.Stdout, cmd.Stderr = stdout, stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Pdeathsig:   syscall.SIGKILL,
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		}
+		runtime.LockOSThread()
+		if err := cmd.Run(); err != nil {
+			complain("test-drop:", err.Error())
+			return 93
+		}
+		return 0
+	})
+	stage.Register("test-lab", func([]string) int {
+		if err := lab(); err != nil {
+			complain("test-lab:", err.Error())
+			return 92
+		}
+		return 0
+	})
+}
+
+// lab runs a clock, and one host of which it prints the offset.
+func lab() error {
+	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	c := New()
+	defer c.Close()
+	probe := NewProbe()
+	cmd := exec.CommandContext(context.Background(), "/proc/self/exe")
+	cmd.Args = []string{"holdfast-lab:test-parent", ProbeStage}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = probe, probe, stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
+	listener, err := listenerOf(cmd)
+	if err != nil {
+		return err
+	}
+	c.Serve(listener)
+	if _, err := probe.Sample(context.Background()); err != nil {
+		return err
+	}
+	if err := c.Set(Offset{Jump: time.Hour}); err != nil {
+		return err
+	}
+	s, err := probe.Sample(context.Background())
+	if err != nil {
+		return err
+	}
+	list, err := c.Unpatched()
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintln(stdout, int64(s.Offset), len(list))
+	if n := c.Processes(); n != 1 {
+		return fmt.Errorf("the clock moves %d processes, want 1", n)
+	}
+	_ = probe.Close()
+	return cmd.Wait()
 }
