@@ -29,3 +29,7 @@ func registerChecks(Config) []Check { return []Check{stats, {"register", check.R
 func casChecks(Config) []Check { return []Check{stats, {"cas", check.CAS{}.Check}} }
 
 func kvChecks(Config) []Check { return []Check{stats, {"kv", check.KV{}.Check}} }
+
+func setChecks(Config) []Check { return []Check{stats, {"set", check.Set{}.Check}} }
+
+func queueChecks(Config) []Check { return []Check{stats, {"queue", check.Queue{}.Check}} }

@@ -39,9 +39,48 @@
 //
 // # Promises
 //
+// Written values, elements and request ids are unique in a run, so that checkers
+// know who wrote what they see. What an operation is depends on the seed, the
+// worker and n, and besides on the answers so far: which key is in use, what a
+// compare-and-set expects, what follows in a sequence. The same seed with the
+// same answers asks the same.
+//
+// Workloads are made so that they can be judged. The search for a linearization
+// (cas, kv) grows exponentially with the calls that overlap: at most 10 workers
+// share a key, a key is given up after 150 operations, or 5 mutations whose
+// outcome nobody knows. All other checkers are polynomial, and take any number of
+// workers. Each workload's checks begin with stats: a history in which a function
+// never succeeded is unknown, not valid.
+//
+// An instance does no I/O, starts nothing, and reads no clock. Next may be called
+// concurrently for different workers.
+//
 // # What you must do
+//
+// Give each worker its last completion, and after an Info a new process and a new
+// client, whose old one is closed: a holder whose client is gone must lose its
+// lock some day. Give every operation that blocks (acquire, campaign, watch) a
+// timeout that lets it; where clients live on hosts that are paused, wait longer
+// for answers than the pauses last, or the write that comes late is cut off with
+// its client. Make the final reads, all of them, after everything was healed.
+//
+// For lock, serve a [Resource] where clients reach it, and wrap its clients in
+// driver.WithResource with the same Fencing and Hold.
 //
 // # When it goes wrong
 //
+// [New] names every setting that is out of bounds or of no use to the workload.
+// Next has no errors; a worker with nothing to do gets false, and may ask again.
+// A final read that never succeeds leaves the verdict unknown where its Must is
+// set, and weakens it elsewhere. A dequeue without answer may have taken an
+// element along: a queue whose clients were cut off is valid only where nothing
+// is missing.
+//
 // # Testing
+//
+// Every workload runs against a perfect system, whose history must be valid, with
+// and without unknown outcomes, and against broken ones, which lose writes, answer
+// with old values, deliver twice, grant twice, and must be found out. The holder
+// that is stopped between reading and writing is a process of its own that really
+// is stopped. The service in examples/lab is run, killed and stopped here.
 package workload
