@@ -66,7 +66,7 @@ func recorded(calls []call) history.History {
 // KEY is - for none. VALUE is JSON without spaces, IN>OUT where invocation and completion
 // differ; a read has only OUT. OUTCOME is ok (the default), fail or info;
 // END is ? for a call that never completes.
-func parse(t testing.TB, text string) history.History {
+func parse(t *testing.T, text string) history.History {
 	t.Helper()
 	var calls []call
 	for line := range strings.Lines(text) {
@@ -111,7 +111,7 @@ func parse(t testing.TB, text string) history.History {
 	return h
 }
 
-func value(t testing.TB, text string) any {
+func value(t *testing.T, text string) any {
 	t.Helper()
 	d := json.NewDecoder(strings.NewReader(text))
 	d.UseNumber()
@@ -154,7 +154,7 @@ func expectAll(t *testing.T, checker check.Func, tests []expect) {
 }
 
 // sound checks what holds of every result.
-func sound(t testing.TB, h history.History, r check.Result) {
+func sound(t *testing.T, h history.History, r check.Result) {
 	t.Helper()
 	indices := map[int]bool{}
 	for _, op := range h {

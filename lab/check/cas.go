@@ -138,10 +138,9 @@ func (c CAS) check(ctx context.Context, name string, h history.History) Result {
 			}
 		}
 		for _, op := range k.ops {
-			switch {
-			case op.kind == casRead:
+			if op.kind == casRead {
 				nreads++
-			default:
+			} else {
 				nmutations++
 			}
 			if op.maybe {
@@ -242,7 +241,8 @@ func (k *casKey) resolve() {
 		})
 		for i := range k.ops {
 			op := &k.ops[i]
-			if op.maybe && op.new != 0 && made[op.new] == 1 && by[op.new] < math.MaxInt64 && by[op.new] >= op.start && !(op.kind == casSwap && op.old == op.new) {
+			alone := op.new != 0 && made[op.new] == 1 && (op.kind == casWrite || op.old != op.new)
+			if op.maybe && alone && by[op.new] < math.MaxInt64 && by[op.new] >= op.start {
 				op.maybe, op.end, changed = false, by[op.new], true
 			}
 		}

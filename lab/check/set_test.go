@@ -187,7 +187,7 @@ func TestSetMutations(t *testing.T) {
 			"stale": func(c []call) {
 				var reads []int
 				for i := range c[:last] {
-					if c[i].f == "read" && slices.Contains(c[i].out.([]any), victim) && c[i].start > int64(victim.(int64))*10+9 {
+					if c[i].f == "read" && slices.Contains(c[i].out.([]any), victim) && c[i].start > victim.(int64)*10+9 {
 						reads = append(reads, i)
 					}
 				}

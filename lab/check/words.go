@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -24,7 +25,6 @@ type findings struct {
 	lines []string
 	ops   []int
 	total int
-	notes int // lines that are no finding
 }
 
 // add records a finding and the indices of the operations it is about; -1
@@ -42,14 +42,6 @@ func (f *findings) add(ops []int, format string, args ...any) {
 	}
 }
 
-// note adds a line that is no finding of its own, such as an explanation.
-func (f *findings) note(ops []int, format string, args ...any) {
-	before := len(f.lines)
-	f.add(ops, format, args...)
-	f.total--
-	f.notes += len(f.lines) - before
-}
-
 // some adds the first findings of a kind, so that there is room for other kinds,
 // and counts the rest.
 func (f *findings) some(n int, add func(i int)) {
@@ -65,7 +57,7 @@ func (f *findings) full() bool { return len(f.lines) == maxWitness }
 
 // into makes the findings the result's witness.
 func (f *findings) into(r *Result) {
-	lines, more := f.lines, f.total-len(f.lines)+f.notes
+	lines, more := f.lines, f.total-len(f.lines)
 	if more > 0 {
 		if len(lines) == maxWitness {
 			lines, more = lines[:maxWitness-1], more+1
@@ -259,22 +251,6 @@ func shorten(s string) string {
 	return s[:cut] + "…"
 }
 
-// sayAll is a few values in words and how many more there are.
-func sayAll(values []any) string {
-	const most = 8
-	s := ""
-	for i, v := range values {
-		if i == most {
-			return s + fmt.Sprintf(" and %d more", len(values)-most)
-		}
-		if i > 0 {
-			s += ", "
-		}
-		s += say(v)
-	}
-	return s
-}
-
 // at is a time in words.
 func at(d time.Duration) string {
 	switch {
@@ -319,6 +295,9 @@ func of(key string) string {
 func plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
+	}
+	if stem, ok := strings.CutSuffix(what, "y"); ok && !strings.ContainsAny(stem[len(stem)-1:], "aeiou") {
+		return strconv.Itoa(n) + " " + stem + "ies"
 	}
 	return strconv.Itoa(n) + " " + what + "s"
 }
