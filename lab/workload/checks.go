@@ -33,3 +33,7 @@ func kvChecks(Config) []Check { return []Check{stats, {"kv", check.KV{}.Check}} 
 func setChecks(Config) []Check { return []Check{stats, {"set", check.Set{}.Check}} }
 
 func queueChecks(Config) []Check { return []Check{stats, {"queue", check.Queue{}.Check}} }
+
+func counterChecks(Config) []Check { return []Check{stats, {"counter", check.Counter{}.Check}} }
+
+func idChecks(Config) []Check { return []Check{stats, {"unique-ids", check.UniqueIDs{}.Check}} }

@@ -33,7 +33,7 @@ func sims() []sim {
 }
 
 // judged are the workloads whose checkers exist.
-var judged = []string{"register", "cas", "kv", "set", "queue"}
+var judged = []string{"register", "cas", "kv", "set", "queue", "counter", "unique-ids"}
 
 func simOf(name string) sim {
 	all := sims()
