@@ -1,9 +1,6 @@
 package faultfs
 
-import (
-	"bytes"
-	"maps"
-)
+import "maps"
 
 const (
 	pageSize   = 4096
@@ -201,18 +198,4 @@ func (c *content) seek(off, size int64, hole bool) (int64, bool) {
 		return size, true
 	}
 	return 0, false
-}
-
-// samePage compares pages, of which nil is all zeros.
-func samePage(a, b *page) bool {
-	if a == b {
-		return true
-	}
-	if a == nil {
-		a = &zeroPage
-	}
-	if b == nil {
-		b = &zeroPage
-	}
-	return bytes.Equal(a[:], b[:])
 }

@@ -96,7 +96,15 @@ func (v *volume) choose(ops []*op, c Crash, now int64) []fate {
 			cut = ops[k-1].seq
 		}
 	case TornTail:
-		writes := slices.DeleteFunc(slices.Clone(ops), func(o *op) bool { return o.kind != opData })
+		if c.Profile == Ext4Ordered || c.Profile == "" {
+			promise(ops, fates, v.journal)
+		}
+		var writes []*op
+		for i, o := range ops {
+			if o.kind == opData && !fates[i].keep {
+				writes = append(writes, o)
+			}
+		}
 		if len(writes) > 0 {
 			torn = writes[r.below("torn", uint64(len(writes)))]
 			cut = torn.seq

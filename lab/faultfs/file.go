@@ -72,23 +72,22 @@ func (v *volume) writePage(n *inode, off int64, data []byte, m mishap, now int64
 		o.data = bytes.Clone(data)
 	}
 	r := random{m.seed, uint64(i)}
-	switch {
-	case m.action == Stale:
+	if m.action == Stale {
 		o.lost, hit = 0xff, true
-	case m.action == Torn:
+	}
+	if m.action == Torn {
 		in := int(o.off % pageSize)
 		o.lost = tear(r, in, in+int(o.bytes()))
 		hit = o.lost != 0
-	case m.action == Misdirect:
-		if pages := (n.size + pageSize - 1) / pageSize; pages > 1 {
-			to := int64(r.below("page", uint64(pages-1)))
-			if to >= i {
-				to++
-			}
-			n.diverge(to)
-			o.off += (to - i) * pageSize
-			hit = true
+	}
+	if pages := (n.size + pageSize - 1) / pageSize; m.action == Misdirect && pages > 1 {
+		to := int64(r.below("page", uint64(pages-1)))
+		if to >= i {
+			to++
 		}
+		n.diverge(to)
+		o.off += (to - i) * pageSize
+		hit = true
 	}
 	if hit {
 		n.diverge(i)

@@ -19,13 +19,19 @@ func (m *mounted) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOu
 }
 
 func (m *mounted) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	return m.Open(cancel, in, out)
+	return m.on(ask{op: opOpen, caller: &in.InHeader, cancel: cancel}, func(v *volume, n *inode, _ int64) syscall.Errno {
+		v.opened(n)
+		m.handle++
+		out.Fh = m.handle
+		return 0
+	})
 }
 
 func (m *mounted) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { m.ReleaseDir(in) }
 
 func (m *mounted) ReleaseDir(in *fuse.ReleaseIn) {
 	m.locked(func(v *volume, _ int64) syscall.Errno {
+		delete(m.listing, in.Fh)
 		if n := v.cache.inodes[in.NodeId]; n != nil && n.opens > 0 {
 			v.closed(n)
 		}
@@ -220,11 +226,15 @@ func (m *mounted) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, name str
 }
 
 // list calls add for the entries of a directory after a position until there is
-// no room.
+// no room. What comes while it is listed does not show, so that who renames what
+// it finds comes to an end.
 func (m *mounted) list(cancel <-chan struct{}, in *fuse.ReadIn, add func(e fuse.DirEntry, n *inode) bool) fuse.Status {
 	return m.on(ask{op: opReaddir, caller: &in.InHeader, cancel: cancel}, func(v *volume, d *inode, _ int64) syscall.Errno {
 		if d.dir == nil {
 			return syscall.ENOTDIR
+		}
+		if in.Offset == 0 {
+			m.listing[in.Fh] = d.dir.next
 		}
 		up := d.parent
 		if d.ino == rootIno {
@@ -237,6 +247,9 @@ func (m *mounted) list(cancel <-chan struct{}, in *fuse.ReadIn, add func(e fuse.
 			}
 		}
 		for _, s := range d.dir.after(in.Offset) {
+			if s.cookie >= m.listing[in.Fh] {
+				break
+			}
 			if n := v.cache.inodes[s.ino]; n != nil && !add(fuse.DirEntry{Name: s.name, Ino: s.ino, Mode: n.mode, Off: s.cookie}, n) {
 				return 0
 			}

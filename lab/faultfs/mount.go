@@ -21,13 +21,17 @@ type mounted struct {
 	d      *daemon
 	server *fuse.Server
 	off    chan struct{} // closed under d.mu: the power failed
+
+	// Under d.mu.
+	handle  uint64
+	listing map[uint64]uint64 // where a directory ended when listing it began, by handle
 }
 
 func (m *mounted) String() string { return "faultfs" }
 
 // mount puts the volume on its mount point.
 func (d *daemon) mount() (*mounted, error) {
-	m := &mounted{RawFileSystem: fuse.NewDefaultRawFileSystem(), d: d, off: make(chan struct{})}
+	m := &mounted{RawFileSystem: fuse.NewDefaultRawFileSystem(), d: d, off: make(chan struct{}), listing: map[uint64]uint64{}}
 	server, err := fuse.NewServer(m, d.Mount, &fuse.MountOptions{
 		AllowOther: true, DirectMountStrict: true, FsName: "faultfs", Name: "faultfs",
 		Options:       []string{"default_permissions"},

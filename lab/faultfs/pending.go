@@ -283,16 +283,15 @@ func (c *content) absorb(o *op) {
 		c.put(i, o.full, false)
 	case o.lost == 0:
 		c.write(o.off, o.data)
-	case o.lost != 0xff:
+	default:
 		data, in := o.data, int(o.off%pageSize)
 		if o.full != nil {
 			data = o.full[:]
 		}
-		p := c.own(i)
 		for s := in / sectorSize; s <= (in+len(data)-1)/sectorSize; s++ {
 			if o.lost&(1<<s) == 0 {
 				from, to := max(in, s*sectorSize), min(in+len(data), (s+1)*sectorSize)
-				copy(p[from:to], data[from-in:to-in])
+				c.write(i*pageSize+int64(from), data[from-in:to-in])
 			}
 		}
 	}

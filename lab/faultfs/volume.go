@@ -30,6 +30,7 @@ type volume struct {
 	maxOps      int
 	maxBytes    int64
 	writtenBack int64
+	backTo      uint64 // what was written back: all up to here
 }
 
 func newVolume(root attr, quota int64) *volume {
@@ -75,7 +76,8 @@ func (v *volume) relieve() {
 		}
 	}
 	v.writtenBack += int64(len(old))
-	v.commit(old[len(old)-1].seq)
+	v.backTo = old[len(old)-1].seq
+	v.commit(v.backTo)
 	v.flush(old)
 }
 
@@ -120,14 +122,14 @@ func (v *volume) merge(ino uint64, pages map[int64]struct{}) {
 		if (i+1)*pageSize > c.size {
 			continue
 		}
-		if p := c.data.get(i); p != nil && p != d.data.get(i) && samePage(p, d.data.get(i)) {
+		if p, q := c.data.get(i), d.data.get(i); p != nil && q != nil && p != q && *p == *q {
 			d.data.put(i, c.data.share(i), false)
 		}
 	}
 }
 
-// sync is fsync of a file: its data, size and attributes; or only its data and
-// what is needed to find them.
+// sync is fsync of a file: its data, size and attributes. fdatasync, which is
+// for data only, makes a journal commit nothing when the data lies where it lay.
 func (v *volume) sync(ino uint64, dataOnly bool) syscall.Errno {
 	n := v.cache.inodes[ino]
 	if n == nil {
@@ -146,7 +148,6 @@ func (v *volume) sync(ino uint64, dataOnly bool) syscall.Errno {
 				commit = true
 			}
 		}
-		ops = slices.DeleteFunc(ops, func(o *op) bool { return o.kind == opAttr || o.kind == opXattr })
 	}
 	v.flush(ops)
 	if commit {
