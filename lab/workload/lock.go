@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"holdfast.dev/lab/history"
@@ -43,27 +44,37 @@ func (l *locks) Final([]string) []FinalOp {
 	return ops
 }
 
-// elections has each worker stand for leader, look who leads, and resign.
+// elections has each worker stand for leader, look who leads, and resign after
+// a while: a leader that resigned at once would hardly ever meet another.
 type elections struct {
 	base
 	keys int
+
+	mu    sync.Mutex
+	leads map[int]int // worker → the process that was elected
 }
 
 func newElections(cfg Config) generator {
-	return &elections{base: base{cfg}, keys: cmp.Or(cfg.Keys, 1)}
+	return &elections{base: base{cfg}, keys: cmp.Or(cfg.Keys, 1), leads: map[int]int{}}
 }
 
 func (e *elections) Next(w Worker, _ int, rnd *rand.Rand) (history.Op, bool) {
-	key := fmt.Sprint("e", w.Index%e.keys)
-	// Whoever was elected resigns next: what it did between is the time in
-	// office, for the checker and for other campaigners.
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if w.held() && w.Last.F == "campaign" && w.Last.Type == history.OK {
-		return history.Op{F: "resign", Key: key}, true
+		e.leads[w.Index] = w.Process
 	}
-	if rnd.Float64() < e.share(0.4) {
+	process, leads := e.leads[w.Index]
+	key := fmt.Sprint("e", w.Index%e.keys)
+	switch observe := rnd.Float64() < e.share(0.5); {
+	case observe:
 		return history.Op{F: "observe", Key: key}, true
+	case leads && process == w.Process:
+		delete(e.leads, w.Index)
+		return history.Op{F: "resign", Key: key}, true
+	default:
+		return history.Op{F: "campaign", Key: key}, true
 	}
-	return history.Op{F: "campaign", Key: key}, true
 }
 
 func (e *elections) Final(nodes []string) []FinalOp {

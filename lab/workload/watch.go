@@ -49,8 +49,9 @@ func (s *watches) Next(w Worker, n int, rnd *rand.Rand) (history.Op, bool) {
 	return history.Op{F: "put", Key: key, Value: s.unique(w, n)}, true
 }
 
-// resume is the revision after the last that the worker has seen, 0 before it
-// saw any.
+// resume is the revision after the last that the worker has seen. Before it saw
+// any, one half of the watchers begins with the first there is, the other with
+// whatever comes next.
 func (s *watches) resume(w Worker) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,6 +64,9 @@ func (s *watches) resume(w Worker) int64 {
 				}
 			}
 		}
+	}
+	if s.next[w.Index] == 0 && w.Index/3%2 == 0 {
+		return 1
 	}
 	return s.next[w.Index]
 }

@@ -231,6 +231,40 @@ func TestLockSequence(t *testing.T) {
 	}
 }
 
+// Who was elected stays a while, looks around, and resigns; who has a new client
+// was not elected.
+func TestElectionSequence(t *testing.T) {
+	in, err := New("election", Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stays, resigns := 0, 0
+	for round := range 200 {
+		last := &history.Op{F: "campaign", Type: history.OK, Process: 4}
+		for n := 0; ; n++ {
+			op, _ := in.Next(Worker{Index: 1, Process: 4, Last: last}, n, rand.New(rand.NewPCG(uint64(round), uint64(n))))
+			last = &history.Op{F: op.F, Type: history.OK, Process: 4}
+			if op.F == "campaign" {
+				t.Fatal("a leader campaigns")
+			}
+			if op.F == "resign" {
+				resigns++
+				break
+			}
+			stays++
+		}
+	}
+	if stays < resigns/2 || resigns != 200 {
+		t.Errorf("%d leaders looked around %d times", resigns, stays)
+	}
+	for n := range 50 {
+		last := &history.Op{F: "campaign", Type: history.OK, Process: 4}
+		if op, _ := in.Next(Worker{Index: 1, Process: 9, Last: last}, n, rand.New(rand.NewPCG(1, uint64(n)))); op.F == "resign" {
+			t.Error("it resigns for its predecessor")
+		}
+	}
+}
+
 // A watcher goes on after what it saw, also when a watch ended in nothing.
 func TestWatchResumes(t *testing.T) {
 	in, err := New("watch", Config{})
@@ -242,7 +276,7 @@ func TestWatchResumes(t *testing.T) {
 		last *history.Op
 		want int64
 	}{
-		{nil, 0},
+		{nil, 1},
 		{&history.Op{F: "watch", Type: history.OK, Value: []any{event(5), event(9), event(7)}}, 10},
 		{&history.Op{F: "watch", Type: history.OK, Value: []any{}}, 10},
 		{&history.Op{F: "watch", Type: history.Info, Value: map[string]any{"from": int64(10), "for_ms": int64(500)}}, 10},
@@ -252,6 +286,9 @@ func TestWatchResumes(t *testing.T) {
 		if op.F != "watch" || op.Value.(map[string]any)["from"] != tc.want || op.Value.(map[string]any)["for_ms"] != int64(500) {
 			t.Errorf("%d: %s %v, want to go on from %d", i, op.F, op.Value, tc.want)
 		}
+	}
+	if op, _ := in.Next(Worker{Index: 4}, 0, rand.New(rand.NewPCG(1, 2))); op.Value.(map[string]any)["from"] != int64(0) {
+		t.Errorf("another one begins at %v", op.Value)
 	}
 }
 
