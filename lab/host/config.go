@@ -51,10 +51,10 @@ type Config struct {
 	// beside /dev/shm. They must not hold Data, Log, Scratch or a program.
 	Private []string
 
-	// ClockListener gets the seccomp listener of every process that is started,
-	// before it executes its program, when Clock is set; see lab/vclock. It runs
-	// in a goroutine of its own and may stay for as long as the file is open. It
-	// owns the file.
+	// Clock puts the filter of lab/vclock on every process that is started, and
+	// ClockListener gets its listener: Serve of a vclock.Clock that stays open
+	// until the host is off. It runs in a goroutine of its own, owns the file, and
+	// may stay for as long as that is open.
 	Clock         bool
 	ClockListener func(*os.File)
 

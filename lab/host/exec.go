@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast.dev/lab/vclock"
 )
 
 // execStage turns into the program of args[0], a spec. It is the leader of a
@@ -52,6 +54,16 @@ func (s spec) exec() error {
 			return err
 		}
 	}
+	if s.Clock { // before root is given up: without it set-user-ID programs lose theirs
+		listener, err := vclock.Install()
+		if err != nil {
+			return fmt.Errorf("clock: %w", err)
+		}
+		tell(map[string]string{}, listener)
+		if err := listener.Close(); err != nil {
+			return err
+		}
+	}
 	if s.Drop {
 		if err := syscall.Setgroups([]int{s.GID}); err != nil {
 			return fmt.Errorf("user %s: %w", s.User, err)
@@ -69,16 +81,6 @@ func (s spec) exec() error {
 	path, err := lookPath(s.Argv[0], s.Env)
 	if err != nil {
 		return err
-	}
-	if s.Clock {
-		listener, err := installClock()
-		if err != nil {
-			return fmt.Errorf("clock: %w", err)
-		}
-		tell(map[string]string{}, listener)
-		if err := listener.Close(); err != nil {
-			return err
-		}
 	}
 	err = syscall.Exec(path, s.Argv, s.Env)
 	switch {
@@ -153,9 +155,4 @@ func executable(file string) error {
 		return fmt.Errorf("%s: not executable: %w", file, err)
 	}
 	return nil
-}
-
-// installClock puts the filter of lab/vclock on the calling thread.
-var installClock = func() (*os.File, error) {
-	return nil, errors.New("this build has no virtual clock")
 }

@@ -405,10 +405,11 @@ func TestHost_KillTree(t *testing.T) {
 	h := up(t, "n1", 11)
 	other := ready(t, h, Process{Name: "other", Argv: stage.Argv("test.wait")})
 	tree := ready(t, h, Process{Name: "tree", Argv: stage.Argv("test.scatter")})
-	until(t, "four sleep", func() bool { return commands(t, h)["sleep"] == 4 })
-	if n, err := tree.SignalAll(t.Context(), 0); n != 6 || err != nil {
-		t.Errorf("signal 0 to %d, %v", n, err)
-	}
+	until(t, "four sleep", func() bool { return commands(t, h)["sleep"] == 4 && len(h.Pids()) == 7 })
+	until(t, "signal 0 reaches six", func() bool {
+		n, err := tree.SignalAll(t.Context(), 0)
+		return n == 6 && err == nil
+	})
 	n, err := h.Kill(t.Context(), "tree")
 	if err != nil || n != 6 { // itself, sh, four that sleep
 		t.Errorf("%d killed, %v", n, err)
@@ -431,7 +432,7 @@ func TestHost_KillTree(t *testing.T) {
 
 	// The name is free again, and Kill of all leaves nobody.
 	ready(t, h, Process{Name: "tree", Argv: stage.Argv("test.scatter")})
-	until(t, "four sleep", func() bool { return commands(t, h)["sleep"] == 4 })
+	until(t, "four sleep", func() bool { return commands(t, h)["sleep"] == 4 && len(h.Pids()) == 7 })
 	if n, err := h.Kill(t.Context(), ""); n != 7 || err != nil {
 		t.Errorf("all: %d, %v", n, err)
 	}

@@ -1,17 +1,25 @@
 package host
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"holdfast.dev/internal/labtest"
 	"holdfast.dev/internal/stage"
+	"holdfast.dev/lab/vclock"
 )
 
 // The tests run in supervising namespaces: what one of them forgets is gone with
@@ -119,12 +127,170 @@ var programs = map[string]func(args []string) int{
 	},
 	// outer supervises test.lab.
 	"test.outer": func(args []string) int {
-		code, err := Supervise(context.Background(), Supervision{Stage: "test.lab", Args: args, Stdout: os.Stdout, Stderr: os.Stderr})
-		if err != nil {
+		return supervise("test.lab", args...)
+	},
+	// code ends with a code, signal by a signal of its own.
+	"test.code": func([]string) int { return 42 },
+	"test.signal": func([]string) int {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		return wait()
+	},
+	// term waits for SIGTERM or SIGUSR1.
+	"test.term": func([]string) int {
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM, syscall.SIGUSR1)
+		fmt.Println("ready")
+		fmt.Println("got", <-c)
+		return 3
+	},
+	// look tells of the supervising namespaces.
+	"test.look": func([]string) int {
+		// An orphan that ends is nobody's child but the supervisor's.
+		if err := exec.CommandContext(context.Background(), "sh", "-c", "sh -c 'sleep 0.01' & exit 0").Run(); err != nil {
 			return fail(err)
 		}
-		return code
+		tick := time.NewTicker(10 * time.Millisecond)
+		for range 500 {
+			<-tick.C
+			t, err := readTable()
+			if err != nil {
+				return fail(err)
+			}
+			if len(t) == 2 {
+				host, _ := os.Hostname()
+				out, err := os.NewFile(3, "file").WriteString("file")
+				fmt.Println(os.Getuid(), os.Getpid() == t[1].pid, host, out, err)
+				return 0
+			}
+		}
+		return fail(errors.New("zombies pile up"))
 	},
+	// devices gives everybody devices, in mounts of its own, and goes on as nobody.
+	"test.devices": func(args []string) int {
+		if err := openDevices(); err != nil {
+			return fail(err)
+		}
+		cmd := stage.Command(context.Background(), "test.nobody", args...)
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		cmd.Env = []string{"PATH=" + defaultPath, "TMPDIR=" + args[0]}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		if err := cmd.Run(); err != nil {
+			return fail(err)
+		}
+		return 0
+	},
+	// nobody supervises test.userland without root.
+	"test.nobody": func(args []string) int {
+		if err := Able(); err != nil {
+			return fail(err)
+		}
+		return supervise("test.userland", args...)
+	},
+	"test.userland": func(args []string) int {
+		if err := userland(args[0]); err != nil {
+			return fail(err)
+		}
+		fmt.Println("all is well")
+		return 0
+	},
+}
+
+func supervise(name string, args ...string) int {
+	code, err := Supervise(context.Background(), Supervision{Stage: name, Args: args, Stdout: os.Stdout, Stderr: os.Stderr})
+	if err != nil {
+		return fail(err)
+	}
+	return code
+}
+
+// openDevices makes devices that everybody may use.
+func openDevices() error {
+	if err := privateMounts(); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", "/dev/net", "tmpfs", 0, "mode=755"); err != nil {
+		return err
+	}
+	for file, dev := range map[string]uint64{"/dev/net/tun": unix.Mkdev(10, 200), "/dev/net/fuse": unix.Mkdev(10, 229)} {
+		if err := unix.Mknod(file, unix.S_IFCHR, int(dev)); err != nil {
+			return err
+		}
+		if err := os.Chmod(file, 0o666); err != nil {
+			return err
+		}
+	}
+	return unix.Mount("/dev/net/fuse", "/dev/fuse", "", unix.MS_BIND, "")
+}
+
+// userland is what must work without root.
+func userland(dir string) (err error) {
+	ctx := context.Background()
+	own, err := LabInterface(ctx, InterfaceConfig{
+		Name: "lab0", Addr: netip.PrefixFrom(address(1), 16),
+		Neighbors: map[netip.Addr]net.HardwareAddr{address(11): MAC(address(11))},
+	})
+	if err != nil {
+		return err
+	}
+	clock := vclock.New()
+	defer clock.Close()
+	cfg := config("n1", 11, dir)
+	cfg.Clock, cfg.ClockListener = true, clock.Serve
+	h, err := Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	join(own.TAP(), h.TAP())
+	if err := clock.Set(vclock.Offset{Jump: 24 * 365 * time.Hour}); err != nil {
+		return err
+	}
+	for _, c := range []struct{ user, script, want string }{
+		{"", "id -u; id -g", "0\n0\n"},
+		{"nobody", "id -u; id -g; touch f $HOME/f $TMPDIR/f", "65534\n65534\n"},
+		{"1234", "id -u; id -g", "1234\n1234\n"},
+		{"", "hostname; tail -1 /etc/hosts", "n1\n10.77.0.12 n2.lab n2\n"},
+		{"", "date +%Y", fmt.Sprintln(time.Now().Add(24 * 365 * time.Hour).Year())},
+		{"nobody", "date +%Y", fmt.Sprintln(time.Now().Add(24 * 365 * time.Hour).Year())},
+	} {
+		var out bytes.Buffer
+		p, err := h.Run(ctx, Process{Name: "sh", User: c.user, Argv: []string{"sh", "-c", c.script}, Stdout: &out, Stderr: &out})
+		if err != nil {
+			return err
+		}
+		if <-p.Done(); out.String() != c.want || p.Status() != (Exit{}) {
+			return fmt.Errorf("%s as %q: %q, %v", c.script, c.user, out.String(), p.Status())
+		}
+	}
+	if _, err = h.Run(ctx, Process{Name: "spin", User: "nobody", Argv: stage.Argv("test.spin")}); err != nil {
+		return err
+	}
+	if err := h.Throttle(ctx, 0.3); err != nil {
+		return err
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	for n := 0; h.Throttled() == 0; n++ {
+		if <-tick.C; n == 500 {
+			return errors.New("not throttled")
+		}
+	}
+	if err := h.Throttle(ctx, 0); err != nil {
+		return err
+	}
+	for range 2 {
+		if n, err := h.Pause(ctx, "spin"); n != 1 || err != nil {
+			return fmt.Errorf("paused %d, %w", n, err)
+		}
+		if n, err := h.Resume(ctx, ""); n != 1 || err != nil {
+			return fmt.Errorf("resumed %d, %w", n, err)
+		}
+	}
+	if n, err := h.Kill(ctx, "spin"); n != 1 || err != nil {
+		return fmt.Errorf("killed %d, %w", n, err)
+	}
+	if err := h.PowerOff(ctx); err != nil {
+		return err
+	}
+	return own.Close()
 }
 
 func fail(err error) int {

@@ -376,12 +376,12 @@ func (p *Proc) Signal(sig syscall.Signal) error {
 }
 
 // SignalAll sends a signal to the process and everything it started, and returns
-// to how many. For SIGKILL, SIGSTOP and SIGCONT use Kill, Pause and Resume, which
-// see to it that nobody is missed.
+// to how many. It looks only once, so that it may miss what is being started at
+// that moment: for SIGKILL, SIGSTOP and SIGCONT use Kill, Pause and Resume.
 func (p *Proc) SignalAll(ctx context.Context, sig syscall.Signal) (int, error) {
 	n := 0
 	err := p.host.do(ctx, func(o *owner) error {
-		found, err := o.members(p.name)
+		found, _, err := o.members(p.name)
 		for _, e := range found {
 			if syscall.Kill(e.pid, sig) == nil {
 				n++

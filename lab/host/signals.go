@@ -55,24 +55,31 @@ func (h *Host) do(ctx context.Context, f func(*owner) error) error {
 	}
 }
 
-// members are the living processes that belong to a name; "" is all.
-func (o *owner) members(name string) (table, error) {
+// members are the living processes that belong to a name; "" is all. sure is
+// false when others may belong to it too, which a further look will tell.
+func (o *owner) members(name string) (found table, sure bool, err error) {
 	h := o.h
 	h.mu.Lock()
 	_, known := h.roots[name]
 	roots := slices.Clone(h.roots[name])
+	var others []int
+	for other, sids := range h.roots {
+		if other != name {
+			others = append(others, sids...)
+		}
+	}
 	h.mu.Unlock()
 	if name != "" && !known {
-		return nil, fmt.Errorf("no process %q was started", name)
+		return nil, true, fmt.Errorf("no process %q was started", name)
 	}
 	t, err := readTable()
 	if err != nil {
-		return nil, err
+		return nil, true, err
 	}
 	if name == "" {
-		return t.below(h.PID()).living(), nil
+		return t.below(h.PID()).living(), true, nil
 	}
-	found := t.started(h.PID(), roots, func(pid int) bool { return hasEnv(pid, markerProcess+"="+name) })
+	found, sure = t.started(h.PID(), roots, others, func(pid int) mark { return lookMark(pid, name) })
 
 	// Sessions without members are over, and their numbers may come again.
 	h.mu.Lock()
@@ -80,16 +87,16 @@ func (o *owner) members(name string) (table, error) {
 		return slices.Contains(roots, sid) && !slices.ContainsFunc(found, func(e entry) bool { return e.session == sid })
 	})
 	h.mu.Unlock()
-	return found.living(), nil
+	return found.living(), sure, nil
 }
 
 // stop sends SIGSTOP to members of a name until no further one is found, and
 // returns all of them. They are entered into set.
-func (o *owner) stop(name string, set map[int]bool) (table, error) {
+func (o *owner) stop(name string, set map[int]bool) (found table, sure bool, err error) {
 	for {
-		found, err := o.members(name)
+		found, sure, err = o.members(name)
 		if err != nil {
-			return nil, err
+			return nil, true, err
 		}
 		fresh := false
 		for _, e := range found {
@@ -100,7 +107,7 @@ func (o *owner) stop(name string, set map[int]bool) (table, error) {
 			_ = syscall.Kill(e.pid, syscall.SIGSTOP) // it may have ended just now
 		}
 		if !fresh {
-			return found, nil
+			return found, sure, nil
 		}
 	}
 }
@@ -134,13 +141,13 @@ func (h *Host) kill(ctx context.Context, name string) (int, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, killTime, errNotDead)
 	defer cancel()
 	seen := map[int]bool{}
-	left, err := h.poll(ctx, func(o *owner) (table, error) {
-		found, err := o.members(name)
+	left, err := h.poll(ctx, func(o *owner) (table, bool, error) {
+		found, sure, err := o.members(name)
 		for _, e := range found {
 			seen[e.pid] = true
 			_ = syscall.Kill(e.pid, syscall.SIGKILL) // it may have ended just now
 		}
-		return found, err
+		return found, sure, err
 	})
 	if err != nil {
 		return len(seen), fmt.Errorf("%w%s", err, describe(left))
@@ -160,22 +167,28 @@ func (h *Host) kill(ctx context.Context, name string) (int, error) {
 
 var errNotDead = fmt.Errorf("still there after %v", killTime)
 
-// poll calls f in the owner's goroutine until it returns nobody any more.
-func (h *Host) poll(ctx context.Context, f func(*owner) (table, error)) (left table, err error) {
+// unsureTime is how long is waited for a process to show whose it is.
+const unsureTime = 300 * time.Millisecond
+
+// poll calls f in the owner's goroutine until it returns nobody any more and is
+// sure of that.
+func (h *Host) poll(ctx context.Context, f func(*owner) (left table, sure bool, err error)) (left table, err error) {
 	const first, last = time.Millisecond, 50 * time.Millisecond
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	begin := time.Now()
 	for delay := first; ; delay = min(2*delay, last) {
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			return left, context.Cause(ctx)
 		}
+		sure := true
 		err := h.do(ctx, func(o *owner) (err error) {
-			left, err = f(o)
+			left, sure, err = f(o)
 			return err
 		})
-		if err != nil || len(left) == 0 {
+		if err != nil || len(left) == 0 && (sure || time.Since(begin) > unsureTime) {
 			return left, err
 		}
 		timer.Reset(delay)
@@ -194,21 +207,21 @@ func (h *Host) Pause(ctx context.Context, name string) (int, error) {
 	var all table
 	var seen []int // who stood still at the look before this one
 	begin := time.Now()
-	_, err := h.poll(ctx, func(o *owner) (table, error) {
+	_, err := h.poll(ctx, func(o *owner) (table, bool, error) {
 		// A process that was told to stop may still finish a fork. So a look that
 		// finds all of them standing still must be followed by another that finds
 		// nobody else.
-		found, err := o.stop(name, o.paused)
+		found, sure, err := o.stop(name, o.paused)
 		all = found
 		moving := slices.DeleteFunc(slices.Clone(found), func(e entry) bool {
 			return e.stopped() || e.state == 'D' && time.Since(begin) > diskTime
 		})
 		if before := seen; len(moving) == 0 {
 			if seen = found.pids(); !slices.Equal(before, seen) {
-				return found, err
+				return found, sure, err
 			}
 		}
-		return moving, err
+		return moving, sure, err
 	})
 	if err != nil {
 		return len(all), fmt.Errorf("host %s: pause %s: %w", h.cfg.Name, name, err)
@@ -221,7 +234,7 @@ func (h *Host) Pause(ctx context.Context, name string) (int, error) {
 func (h *Host) Resume(ctx context.Context, name string) (int, error) {
 	n := 0
 	err := h.do(ctx, func(o *owner) error {
-		found, err := o.members(name)
+		found, _, err := o.members(name)
 		for _, e := range found {
 			if !o.paused[e.pid] {
 				continue
@@ -248,7 +261,7 @@ func (h *Host) Resume(ctx context.Context, name string) (int, error) {
 func (h *Host) Running() int {
 	n := 0
 	_ = h.do(context.Background(), func(o *owner) error { // off: none
-		found, err := o.members("")
+		found, _, err := o.members("")
 		for _, e := range found {
 			if !o.paused[e.pid] && (!e.stopped() || o.held[e.pid]) {
 				n++

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,19 +102,39 @@ func (t table) closure(choose func(e entry, in map[int]bool) bool) table {
 	return slices.DeleteFunc(slices.Clone(t), func(e entry) bool { return !in[e.pid] })
 }
 
+// mark is what a process's environment says about who started it.
+type mark int
+
+const (
+	markOther   mark = iota // somebody else
+	markOurs                // the name that is asked for
+	markUnknown             // it has no environment, perhaps not yet or no more
+)
+
 // started are the entries of a host, whose first process is init, that belong to
-// what was started with the sessions roots: members of the sessions, orphans
-// that bear the mark, and all descendants of those.
-func (t table) started(init int, roots []int, marked func(pid int) bool) table {
-	return t.below(init).closure(func(e entry, in map[int]bool) bool {
+// what was started with the sessions roots: members of the sessions, those that
+// bear the mark, and all descendants of either. The sessions others belong to
+// somebody else. It is not sure when a process may belong or not.
+func (t table) started(init int, roots, others []int, look func(pid int) mark) (found table, sure bool) {
+	marks := map[int]mark{}
+	found = t.below(init).closure(func(e entry, in map[int]bool) bool {
 		switch {
 		case in[e.parent] || slices.Contains(roots, e.session):
 			return true
-		case e.parent == init && e.alive():
-			return marked(e.pid)
+		case !e.alive() || slices.Contains(others, e.session):
+			return false
 		}
-		return false
+		if _, known := marks[e.pid]; !known {
+			marks[e.pid] = look(e.pid)
+		}
+		return marks[e.pid] == markOurs
 	})
+	for _, m := range marks {
+		if m == markUnknown {
+			return found, false
+		}
+	}
+	return found, true
 }
 
 // living leaves out zombies.
@@ -147,19 +166,17 @@ func describe(t table) string {
 	return b.String()
 }
 
-// hasEnv tells whether a process was started with a variable. While a process
-// turns into another program its environment is empty for a moment.
-func hasEnv(pid int, variable string) bool {
-	const tries = 20
-	for range tries {
-		data, err := os.ReadFile(filepath.Join(procDir, strconv.Itoa(pid), "environ"))
-		if err != nil {
-			return false
-		}
-		if len(data) > 0 {
-			return slices.Contains(strings.Split(string(data), "\x00"), variable)
-		}
-		runtime.Gosched()
+// lookMark reads the mark in the environment that a process was started with.
+// While a process turns into another program, or ends, it has none.
+func lookMark(pid int, name string) mark {
+	data, err := os.ReadFile(filepath.Join(procDir, strconv.Itoa(pid), "environ"))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return markOther // it has ended
+	case err != nil || len(data) == 0:
+		return markUnknown
+	case slices.Contains(strings.Split(string(data), "\x00"), markerProcess+"="+name):
+		return markOurs
 	}
-	return false
+	return markOther
 }

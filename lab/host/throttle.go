@@ -75,7 +75,7 @@ func (o *owner) turn() {
 	}
 	o.duty.since = time.Now()
 	// Those that are paused are stopped once more, which changes nothing.
-	_, _ = o.stop("", o.held) // without /proc nobody is held, and Throttled says so
+	_, _, _ = o.stop("", o.held) // without /proc nobody is held, and Throttled says so
 	if len(o.held) == 0 {
 		o.duty.since = time.Time{}
 		o.duty.turn = time.Now().Add(period)
