@@ -282,7 +282,8 @@ func (a *Active) start(ctx context.Context) <-chan step {
 }
 
 // measure asks what the fault touched, and tells of it the first time that it
-// touched something. It never takes back what was seen before.
+// touched something. It never takes back what was seen before; that it cannot
+// be seen any more, on a host that is off now, is no error then.
 func (a *Active) measure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
 	defer cancel()
@@ -296,6 +297,9 @@ func (a *Active) measure(ctx context.Context) error {
 	}
 	if !e.Nothing() {
 		a.verifyOnce()
+	}
+	if e.Unit == "" && a.verified {
+		return nil
 	}
 	return err
 }

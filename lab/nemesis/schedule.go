@@ -239,7 +239,7 @@ func rhythm(cfg ScheduleConfig, set string) []slot {
 		}
 		pause, dur := vary(cfg.Interval-cfg.For), max(vary(cfg.For), 100*time.Millisecond)
 		if i == 0 {
-			pause /= 2
+			pause = (pause / 2).Round(100 * time.Millisecond)
 		}
 		at += pause
 		if at+dur > cfg.Start+cfg.Length {

@@ -34,13 +34,13 @@ type fakeWorld struct {
 	fail      map[string]error // by the words of a call
 	actErr    error
 	resets    int
-	block     map[string]bool // calls that hang until their context ends
+	block     map[string]chan struct{} // calls that hang until this is closed, or their context ends
 }
 
 func newWorld(nodes, clients int) *fakeWorld {
 	w := &fakeWorld{
 		start: time.Now(), hosts: make(map[string]*fakeHost), dnsNow: make(map[string]DNSFault),
-		fail: make(map[string]error), block: make(map[string]bool), traffic: 10, resets: 2,
+		fail: make(map[string]error), block: make(map[string]chan struct{}), traffic: 10, resets: 2,
 	}
 	for i := range nodes {
 		w.nodes = append(w.nodes, fmt.Sprintf("n%d", i+1))
@@ -62,9 +62,12 @@ func (w *fakeWorld) did(ctx context.Context, format string, args ...any) error {
 	w.calls = append(w.calls, fmt.Sprintf("%v %s", time.Since(w.start), call))
 	err, block := w.fail[call], w.block[call]
 	w.mu.Unlock()
-	if block {
-		<-ctx.Done()
-		return ctx.Err()
+	if block != nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-block:
+		}
 	}
 	return err
 }
@@ -78,7 +81,12 @@ func (w *fakeWorld) failing(call string, err error) {
 func (w *fakeWorld) blocking(call string, block bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.block[call] = block
+	if block {
+		w.block[call] = make(chan struct{})
+		return
+	}
+	close(w.block[call])
+	delete(w.block, call)
 }
 
 // log is the calls so far, and forgets them.
@@ -346,6 +354,12 @@ func (c fakeClock) Offset() (time.Duration, error) {
 		return 0, c.h.probeErr
 	}
 	return c.h.offset.Jump + time.Duration(c.h.offset.Drift*float64(time.Since(c.h.set))), nil
+}
+
+func (h *fakeHost) probing(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.probeErr = err
 }
 
 type fakeDisk struct{ h *fakeHost }
