@@ -3,6 +3,7 @@ package etcd_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast.dev/internal/drivertest"
 	"holdfast.dev/lab/driver"
@@ -80,4 +81,25 @@ func TestLock_OfADeadHolder(t *testing.T) {
 		t.Errorf("release at a server that is paused: %s %s", op.Type, op.Error)
 	}
 	env.Resume("n1")
+}
+
+// TestAudit kills and pauses whoever leads.
+func TestAudit(t *testing.T) {
+	s, env := world(t, 3, "heartbeat=20ms", "election=200ms", "timeout=300ms")
+	count := drivertest.Audit(t, s, env, func() {
+		for range 2 {
+			drivertest.For(300 * time.Millisecond)
+			victim := drivertest.Primary(t, s, env)
+			env.Kill(victim)
+			drivertest.For(500 * time.Millisecond)
+			if err := env.Restart(t.Context(), victim); err != nil {
+				t.Fatal(err)
+			}
+			victim = drivertest.Primary(t, s, env)
+			env.Pause(victim)
+			drivertest.For(500 * time.Millisecond)
+			env.Resume(victim)
+		}
+	})
+	t.Logf("%+v", count)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast.dev/internal/drivertest"
 	"holdfast.dev/lab/driver"
@@ -222,5 +223,29 @@ func TestOptions_FaultsAreNamed(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "option "+name+":") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestAudit kills and pauses whoever leads.
+func TestAudit(t *testing.T) {
+	for _, writes := range []string{"session", "once"} {
+		t.Run(writes, func(t *testing.T) {
+			s, env := world(t, 3, "heartbeat=20ms", "election=200ms", "timeout=600ms", "attempt=200ms", "writes="+writes)
+			count := drivertest.Audit(t, s, env, func() {
+				drivertest.For(300 * time.Millisecond)
+				victim := drivertest.Primary(t, s, env)
+				env.Kill(victim)
+				drivertest.For(500 * time.Millisecond)
+				if err := env.Restart(t.Context(), victim); err != nil {
+					t.Fatal(err)
+				}
+				victim = drivertest.Primary(t, s, env)
+				env.Pause(victim)
+				drivertest.For(500 * time.Millisecond)
+				env.Resume(victim)
+				drivertest.For(300 * time.Millisecond)
+			})
+			t.Logf("%+v", count)
+		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os/user"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast.dev/internal/drivertest"
 	"holdfast.dev/internal/pgtest"
@@ -160,4 +161,24 @@ func TestFailover(t *testing.T) {
 	if op := drivertest.Invoke(t, old, "write", "x", int64(4)); op.Type != history.Info {
 		t.Errorf("without a standby: %s %s", op.Type, op.Error)
 	}
+}
+
+// TestAudit kills and pauses the only server.
+func TestAudit(t *testing.T) {
+	s, env := world(t, 1, "timeout=200ms")
+	count := drivertest.Audit(t, s, env, func() {
+		for range 2 {
+			drivertest.For(300 * time.Millisecond)
+			env.Kill("n1")
+			drivertest.For(100 * time.Millisecond)
+			if err := env.Restart(t.Context(), "n1"); err != nil {
+				t.Fatal(err)
+			}
+			drivertest.For(200 * time.Millisecond)
+			env.Pause("n1")
+			drivertest.For(300 * time.Millisecond)
+			env.Resume("n1")
+		}
+	})
+	t.Logf("%+v", count)
 }

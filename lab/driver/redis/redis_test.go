@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast.dev/internal/drivertest"
 	"holdfast.dev/internal/labtest"
@@ -175,4 +176,24 @@ func TestMinReplicas(t *testing.T) {
 	if err != nil || len(finals) != 1 || finals[0] != "n1" {
 		t.Errorf("%v, %v", finals, err)
 	}
+}
+
+// TestAudit kills and pauses the only server.
+func TestAudit(t *testing.T) {
+	s, env := world(t, 1, "timeout=200ms", "appendfsync=always")
+	count := drivertest.Audit(t, s, env, func() {
+		for range 2 {
+			drivertest.For(300 * time.Millisecond)
+			env.Kill("n1")
+			drivertest.For(100 * time.Millisecond)
+			if err := env.Restart(t.Context(), "n1"); err != nil {
+				t.Fatal(err)
+			}
+			drivertest.For(200 * time.Millisecond)
+			env.Pause("n1")
+			drivertest.For(300 * time.Millisecond)
+			env.Resume("n1")
+		}
+	})
+	t.Logf("%+v", count)
 }
