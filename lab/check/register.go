@@ -80,6 +80,10 @@ const (
 )
 
 type (
+	slot struct {
+		key     int32
+		cluster int32 // less one: 0 is a free slot
+	}
 	intValue struct {
 		key   int32
 		value int64
@@ -98,6 +102,7 @@ type zones struct {
 
 	keys     []string
 	keyOf    map[string]int32
+	dense    []slot             // to clusters, by value, where values are small and one key's
 	ints     map[intValue]int32 // to clusters
 	others   map[anyValue]int32
 	clusters []cluster
@@ -133,6 +138,15 @@ func (z *zones) outcome(p history.Pair) history.Type {
 // find returns the cluster of a value, or -1 and remembers id for it.
 func (z *zones) find(key int32, v any, id int32) int32 {
 	if n, ok := v.(int64); ok {
+		if uint64(n) < uint64(len(z.dense)) {
+			switch s := &z.dense[n]; {
+			case s.cluster == 0:
+				*s = slot{key, id + 1}
+				return -1
+			case s.key == key:
+				return s.cluster - 1
+			}
+		}
 		k := intValue{key, n}
 		if at, ok := z.ints[k]; ok {
 			return at
@@ -158,7 +172,8 @@ const ctxEvery = 1 << 14
 // returns why the history cannot be decided, if it cannot.
 func (z *zones) writes(ctx context.Context, start any) string {
 	z.keyOf = map[string]int32{}
-	z.ints = make(map[intValue]int32, len(z.pairs)/2)
+	z.dense = make([]slot, 2*len(z.pairs))
+	z.ints = map[intValue]int32{}
 	z.others = map[anyValue]int32{}
 	z.clusters = make([]cluster, 0, len(z.pairs)/2+16)
 	other := map[string]int{}
