@@ -61,7 +61,13 @@ func (p *Pipeline) forget(r *Rule) {
 	for _, g := range gone {
 		if c := p.class(g.set &^ r.Set()); c.last < g.first {
 			c.at = max(c.at, g.at, g.sent)
-			c.sent = max(c.sent, g.sent)
+			if slices.ContainsFunc(g.rules, func(r *Rule) bool { return r.im.Rate > 0 }) {
+				c.at++ // some may still have to come to the rate: no tie with those
+			}
+			if c.first == 0 {
+				c.first = g.first
+			}
+			c.last = g.last
 		}
 	}
 }

@@ -179,21 +179,21 @@ func (im Impairment) String() string {
 		}
 	}
 	percent := func(name string, p, correlation float64) {
-		say(p > 0, "%s %g%%", name, p*100)
-		say(correlation > 0, "correlation %g%%", correlation*100)
+		say(p > 0, "%s %.6g%%", name, p*100)
+		say(correlation > 0, "correlation %.6g%%", correlation*100)
 	}
 	say(im.Cut != None, "%s", im.Cut)
 	say(im.MTU > 0, "mtu %d", im.MTU)
 	percent("duplicate", im.Duplicate, im.DuplicateCorrelation)
 	percent("loss", im.Loss, im.LossCorrelation)
 	if g := im.Gilbert; g != nil {
-		say(true, "gemodel %g%% %g%% loss %g%% %g%%", g.P*100, g.R*100, g.LossGood*100, g.LossBad*100)
+		say(true, "gemodel %.6g%% %.6g%% loss %.6g%% %.6g%%", g.P*100, g.R*100, g.LossGood*100, g.LossBad*100)
 	}
 	percent("corrupt", im.Corrupt, im.CorruptCorrelation)
 	say(im.FixChecksum, "fixed checksum")
 	say(im.Delay > 0 || im.Jitter > 0, "delay %v", im.Delay)
 	say(im.Jitter > 0, "jitter %v", im.Jitter)
-	say(im.Correlation > 0, "correlation %g%%", im.Correlation*100)
+	say(im.Correlation > 0, "correlation %.6g%%", im.Correlation*100)
 	say(im.Distribution != "", "distribution %s", im.Distribution)
 	say(im.Unordered, "unordered")
 	percent("reorder", im.Reorder, im.ReorderCorrelation)

@@ -151,8 +151,8 @@ func (p *Pipeline) Add(id string, im Impairment) (*Rule, error) {
 	return r, nil
 }
 
-// Remove ends a rule. Frames that are under way stay so, and those that come
-// later do not overtake them. If the rule held frames they are returned, in the
+// Remove ends a rule. Frames that are under way keep their times, and those that
+// come later do not overtake them, unless one of several rates is removed. If the rule held frames they are returned, in the
 // order in which they came; the caller pushes them again, with the rules that
 // match them now.
 func (p *Pipeline) Remove(r *Rule) []Frame {

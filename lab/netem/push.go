@@ -179,14 +179,14 @@ func (p *Pipeline) pass(now time.Duration, o Out, copied int, held bool) Out {
 	if fresh && (o.At > now || slow || o.Marks != 0) {
 		p.count.Touched++
 	}
-	switch {
-	case !slow:
+	if !slow {
 		p.leave(&o)
-	case o.At > now || p.count.Waiting > 0: // others come to the rate before it
-		o.Fate = Wait
-		p.count.Waiting++
-	default:
-		p.count.Waiting++
+		return o
+	}
+	wait := o.At > now || p.count.Waiting > 0 // in the second case others come to the rate before it
+	o.Fate = Wait
+	p.count.Waiting++
+	if !wait {
 		o = p.Egress(o)
 	}
 	return o
@@ -232,8 +232,8 @@ func (r *Rule) reorders(d dice) bool {
 // Where two rates are for different traffic that overlaps, what both are for can
 // exceed the wider one by the narrower one.
 func (p *Pipeline) Egress(o Out) Out {
-	p.count.Waiting--
 	c, size := o.class, len(o.Frame.Data)
+	p.count.Waiting--
 	for _, r := range c.rules {
 		if r.im.Rate > 0 && !r.gone && r.rate.length(o.At) >= r.im.Limit {
 			o.Fate, o.Rule = DropQueue, r
