@@ -51,6 +51,7 @@ type daemonConfig struct {
 	Quota        int64         `json:"quota"`
 	FsyncLatency time.Duration `json:"fsync_latency"`
 	Seed         uint64        `json:"seed"`
+	Patience     time.Duration `json:"patience"`
 	UID          uint32        `json:"uid"` // owner of the root directory
 	GID          uint32        `json:"gid"`
 	Mode         uint32        `json:"mode"`

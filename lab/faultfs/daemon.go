@@ -247,9 +247,6 @@ func (c Crash) check() error {
 	return nil
 }
 
-// patience is how long killed processes may take to let go of the mount.
-const patience = 5 * time.Second
-
 // crash is the power failure.
 func (d *daemon) crash(ctx context.Context, c Crash) (l Losses, err error) {
 	if err := c.check(); err != nil {
@@ -275,7 +272,7 @@ func (d *daemon) crash(ctx context.Context, c Crash) (l Losses, err error) {
 
 // awaitIdle waits until no process uses the mount.
 func (d *daemon) awaitIdle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, d.Patience)
 	defer cancel()
 	dev, err := deviceOf(d.Mount)
 	if err != nil {

@@ -27,6 +27,8 @@ type Config struct {
 	FsyncLatency time.Duration // mean time of an fsync; default 1ms, negative is none
 	Seed         uint64        // of everything random: latencies, probabilities, which bit
 	Log          io.Writer     // what the daemon has to say; default: nowhere
+
+	patience time.Duration // how long killed processes may take to let go of the mount at a crash
 }
 
 // Counters are what the filesystem did since it started.
@@ -82,6 +84,7 @@ var ErrGone = errors.New("the filesystem is gone")
 const (
 	defaultQuota        = 4 << 30
 	defaultFsyncLatency = time.Millisecond
+	defaultPatience     = 5 * time.Second
 )
 
 // Start mounts an empty filesystem and starts the process that serves it. It
@@ -101,7 +104,7 @@ func Start(ctx context.Context, c Config) (*FS, error) {
 		err = f.probe(ctx)
 	}
 	if err != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), defaultPatience)
 		defer cancel()
 		return nil, errors.Join(fmt.Errorf("filesystem %s: %w", c.Mount, err), f.Close(ctx))
 	}
@@ -129,6 +132,7 @@ func (c Config) daemon() (d daemonConfig, err error) {
 	}
 	d = daemonConfig{
 		Mount: mount, Quota: cmp.Or(c.Quota, defaultQuota), FsyncLatency: cmp.Or(c.FsyncLatency, defaultFsyncLatency), Seed: c.Seed,
+		Patience: cmp.Or(c.patience, defaultPatience),
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		d.UID, d.GID, d.Mode = st.Uid, st.Gid, st.Mode

@@ -2,8 +2,11 @@ package faultfs
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,7 +36,7 @@ func mountTest(t *testing.T, c Config) (*FS, string) {
 }
 
 func TestMountAndCrash(t *testing.T) {
-	f, dir := mountTest(t, Config{})
+	f, dir := mountTest(t, Config{patience: 200 * time.Millisecond})
 	if err := os.WriteFile(filepath.Join(dir, "a"), []byte("lost"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -51,8 +54,8 @@ func TestMountAndCrash(t *testing.T) {
 	_, _ = s.WriteString(" not")
 	if _, err := f.Crash(t.Context(), Crash{}); err == nil {
 		t.Fatal("crashed though a file is open")
-	} else {
-		t.Log(err)
+	} else if !strings.Contains(err.Error(), fmt.Sprintf("(pid %d, has %s/b open)", os.Getpid(), dir)) {
+		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -61,10 +64,14 @@ func TestMountAndCrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%+v", l)
+	if want := (Losses{Bytes: 8, Files: 2, Ops: 2, Paths: []string{"a", "b"}}); !reflect.DeepEqual(l, want) {
+		t.Fatalf("%+v, want %+v", l, want)
+	}
 	if b, err := os.ReadFile(filepath.Join(dir, "b")); string(b) != "synced" {
 		t.Fatal(string(b), err)
 	}
 	c, err := f.Counters(t.Context())
-	t.Logf("%+v %v", c, err)
+	if err != nil || c.Crashes != 1 || c.Fsyncs != 1 || c.PendingOps != 0 || c.Used != pageSize {
+		t.Fatalf("%+v %v", c, err)
+	}
 }
