@@ -30,6 +30,7 @@ var benchmarks = []benchmark{
 	{"latency", "one client, one lock that nobody else wants", latency},
 	{"failover", "the leader is killed under clients at work", failover},
 	{"sessions", "many sessions with a lock each: steady, and expiring at once", sessions},
+	{"labcheck", "a history of registers, judged: the zones of the lab and porcupine", labcheck},
 }
 
 // bench is what a benchmark has to work with.
