@@ -353,7 +353,7 @@ func TestCASUnknownWrites(t *testing.T) {
 }
 
 func BenchmarkCAS(b *testing.B) {
-	for _, n := range []int{1_000, 10_000, 100_000} {
+	for _, n := range []int{1_000, 10_000, 100_000, 1_000_000} {
 		h := recorded(bigRegister(n, 10, n/200+1))
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for b.Loop() {

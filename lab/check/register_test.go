@@ -144,6 +144,24 @@ func TestRegisterManyViolations(t *testing.T) {
 	stops(t, check.Register{}.Check, h)
 }
 
+// Without times the order of the lines is all there is.
+func TestRegisterWithoutTimes(t *testing.T) {
+	for text, want := range map[string]check.Verdict{
+		"0 write x 1 0-1\n0 write x 2 2-3\n1 read x 1 4-5": check.Invalid,
+		"0 write x 1 0-1\n0 write x 2 2-9\n1 read x 1 4-5": check.Valid,
+	} {
+		h := parse(t, text)
+		for i := range h {
+			h[i].Time = 0
+		}
+		r := check.Register{}.Check(t.Context(), h)
+		sound(t, h, r)
+		if r.Verdict != want || (check.CAS{}).Check(t.Context(), h).Verdict != want {
+			t.Errorf("%s\n%+v, want %s", text, r, want)
+		}
+	}
+}
+
 // registerModel is what porcupine needs to know of registers.
 var registerModel = porcupine.Model{
 	Init: func() any { return nil },
