@@ -3,6 +3,7 @@ package etcd
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"slices"
 	"strconv"
@@ -95,17 +96,23 @@ func set(ctx context.Context, m *member, op history.Op) history.Op {
 		if err != nil {
 			return call.Fail(op, err)
 		}
-		all := make([]any, 0, len(r.GetKvs()))
-		for _, kv := range r.GetKvs() {
-			v, err := call.Decode(string(kv.GetValue()))
-			if err != nil {
-				return call.Fail(op, err)
-			}
-			all = append(all, v)
-		}
-		return call.OK(op, all)
+		all, err := values(r.GetKvs())
+		return call.End(op, all, err, true)
 	}
 	return call.Unknown(op)
+}
+
+// values are those of some keys, decoded.
+func values(kvs []*keyValue) ([]any, error) {
+	all := make([]any, 0, len(kvs))
+	for _, kv := range kvs {
+		v, err := call.Decode(string(kv.GetValue()))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, nil
 }
 
 // counter reads, and writes if nobody did meanwhile.
@@ -191,13 +198,38 @@ func queue(ctx context.Context, m *member, op history.Op) history.Op {
 		}
 		gone := slices.Clone(r.GetPrevKvs())
 		slices.SortFunc(gone, func(a, b *keyValue) int { return cmp.Compare(a.GetCreateRevision(), b.GetCreateRevision()) })
-		all := make([]any, 0, len(gone))
-		var errs []error
-		for _, kv := range gone {
-			v, err := call.Decode(string(kv.GetValue()))
-			all, errs = append(all, v), append(errs, err)
+		all, err := values(gone)
+		return call.End(op, all, err, false)
+	}
+	return call.Unknown(op)
+}
+
+// idempotent has one key for each request and its effect; with keys=false, one
+// for each time that it is made.
+func idempotent(ctx context.Context, m *member, op history.Op) history.Op {
+	const prefix = "effects/"
+	switch op.F {
+	case "apply":
+		text, err := call.Encode(op.Value)
+		if err != nil {
+			return call.Fail(op, err)
 		}
-		return call.End(op, all, errors.Join(errs...), false)
+		key := prefix + text
+		if !m.keys {
+			key += "/" + rand.Text()
+		}
+		certain, err := m.txn(ctx, []*etcdserverpb.Compare{unchanged(key, 0)}, []*etcdserverpb.RequestOp{put(key, text)})
+		if errors.Is(err, errConflict) {
+			return call.OK(op, op.Value) // it had its effect before
+		}
+		return call.End(op, op.Value, err, certain)
+	case "effects":
+		r, err := m.list(ctx, prefix)
+		if err != nil {
+			return call.Fail(op, err)
+		}
+		all, err := values(r.GetKvs())
+		return call.End(op, all, err, true)
 	}
 	return call.Unknown(op)
 }

@@ -3,8 +3,8 @@
 // # Use
 //
 // Name "etcd" as the system of a scenario. Every node is a member. Workloads:
-// register, cas, kv, set, counter, queue, unique-ids, append, bank, watch, lock,
-// election. Options:
+// register, cas, kv, set, counter, queue, unique-ids, append, bank, watch, idempotent,
+// lock, election. Options:
 //
 //	binary          the program; default etcd, from PATH
 //	snapshot-count  entries of the log between snapshots; default 100, so that there are some
@@ -17,6 +17,7 @@
 //	wait            for a lock, or to lead; default 5s
 //	ttl             of the sessions of lock and election; default 2s
 //	require-leader  let a member that knows of no leader refuse at once; default true
+//	keys            false: idempotent forgets its requests, and repeats effects
 //	reads           linearizable (default), or serializable: what the member has
 //
 // # Promises

@@ -48,6 +48,7 @@ type settings struct {
 	ttl           time.Duration
 	requireLeader bool
 	serializable  bool
+	keys          bool
 }
 
 func settingsOf(env driver.Env) (settings, error) {
@@ -65,6 +66,7 @@ func settingsOf(env driver.Env) (settings, error) {
 		ttl:           o.Duration("ttl", 2*time.Second),
 		requireLeader: o.Bool("require-leader", true),
 		serializable:  o.Choice("reads", "linearizable", "serializable") == "serializable",
+		keys:          o.Bool("keys", true),
 	}
 	if s.ttl < time.Second {
 		return s, errors.Join(o.Err(), fmt.Errorf("option ttl: %v: etcd's leases last at least 1s", s.ttl))
@@ -212,7 +214,7 @@ func (*System) Client(_ context.Context, env driver.Env, node, workload string) 
 	}
 	f := map[string]invoke{
 		"register": register, "cas": register, "kv": register, "set": set, "counter": counter,
-		"unique-ids": uniqueIDs, "queue": queue, "append": transaction, "bank": bank, "watch": watch,
+		"unique-ids": uniqueIDs, "queue": queue, "append": transaction, "idempotent": idempotent, "bank": bank, "watch": watch,
 	}[workload]
 	if f == nil {
 		return nil, fmt.Errorf("etcd: %s: %w", workload, driver.ErrUnsupported)

@@ -1,7 +1,9 @@
 package holdfast
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"slices"
 	"strconv"
@@ -104,24 +106,27 @@ func set(ctx context.Context, c *connection, op history.Op) history.Op {
 			return s.Put(ctx, prefix+text, []byte(text))
 		})
 	case "read":
-		return c.read(ctx, op, func(ctx context.Context, s *client.KV) (any, error) {
-			entries, err := list(ctx, s, prefix)
-			if err != nil {
-				return nil, err
-			}
-			slices.SortFunc(entries, func(a, b kv.Entry) int { return int(a.CreateRevision - b.CreateRevision) })
-			all := make([]any, 0, len(entries))
-			for _, e := range entries {
-				v, err := call.Decode(string(e.Value))
-				if err != nil {
-					return nil, err
-				}
-				all = append(all, v)
-			}
-			return all, nil
-		})
+		return c.read(ctx, op, func(ctx context.Context, s *client.KV) (any, error) { return values(ctx, s, prefix) })
 	}
 	return call.Unknown(op)
+}
+
+// values are those of all keys with a prefix, decoded, the one created first first.
+func values(ctx context.Context, s *client.KV, prefix string) ([]any, error) {
+	entries, err := list(ctx, s, prefix)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(entries, func(a, b kv.Entry) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) })
+	all := make([]any, 0, len(entries))
+	for _, e := range entries {
+		v, err := call.Decode(string(e.Value))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, nil
 }
 
 // counter reads, and writes if nobody did meanwhile.
@@ -176,6 +181,33 @@ func uniqueIDs(ctx context.Context, c *connection, op history.Op) history.Op {
 	}
 	_ = held.Release(ctx) // the session goes on with it; the id is ours
 	return call.OK(op, int64(held.Token()))
+}
+
+// idempotent has one key for each request and its effect; with keys=false, one
+// for each time that it is made.
+func idempotent(ctx context.Context, c *connection, op history.Op) history.Op {
+	const prefix = "effects/"
+	switch op.F {
+	case "apply":
+		text, err := call.Encode(op.Value)
+		if err != nil {
+			return call.Fail(op, err)
+		}
+		key := prefix + text
+		if !c.keys {
+			key += "/" + rand.Text()
+		}
+		return c.write(ctx, op, func(ctx context.Context, s *client.KV) (int64, error) {
+			rev, err := txn(ctx, s, []kv.Cond{kv.Missing(key)}, []kv.Op{kv.Put(key, []byte(text))})
+			if errors.Is(err, errConflict) {
+				err = nil // it had its effect before
+			}
+			return rev, err
+		})
+	case "effects":
+		return c.read(ctx, op, func(ctx context.Context, s *client.KV) (any, error) { return values(ctx, s, prefix) })
+	}
+	return call.Unknown(op)
 }
 
 // transaction is the client of append: all keys are read in one transaction, and

@@ -4,8 +4,8 @@
 // # Use
 //
 // Name "holdfast" as the system of a scenario. Every node serves. Workloads:
-// register, cas, kv, set, counter, unique-ids, append, bank, watch, lock,
-// election. Options:
+// register, cas, kv, set, counter, unique-ids, append, bank, watch,
+// idempotent, lock, election. Options:
 //
 //	binary      the program; default this executable
 //	binary.n2   another one for a node, for clusters of mixed versions
@@ -20,6 +20,7 @@
 //	            timeout; default false; needs writes=session
 //	ttl         of clients' sessions; default 2s
 //	wait        for a lock, or to lead; default 5s
+//	keys        false: idempotent forgets its requests, and repeats effects
 //	mode        of locks: exclusive (default) or shared
 //
 // Actions: "backup n1" copies the store, from the named node or the first one;

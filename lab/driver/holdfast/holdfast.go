@@ -50,6 +50,7 @@ type settings struct {
 	sessions, resolve   bool
 	ttl, wait           time.Duration
 	shared              bool
+	keys                bool
 }
 
 func settingsOf(env driver.Env) (settings, error) {
@@ -66,6 +67,7 @@ func settingsOf(env driver.Env) (settings, error) {
 		ttl:       o.Duration("ttl", 2*time.Second),
 		wait:      o.Duration("wait", 5*time.Second),
 		shared:    o.Choice("mode", "exclusive", "shared") == "shared",
+		keys:      o.Bool("keys", true),
 	}
 	err := o.Err()
 	if s.resolve && !s.sessions {
@@ -293,7 +295,7 @@ func (*System) Client(_ context.Context, env driver.Env, node, workload string) 
 	}
 	f := map[string]invoke{
 		"register": register, "cas": register, "kv": register, "set": set, "counter": counter,
-		"unique-ids": uniqueIDs, "append": transaction, "bank": bank, "watch": watch,
+		"unique-ids": uniqueIDs, "append": transaction, "bank": bank, "watch": watch, "idempotent": idempotent,
 		"lock": locks, "election": elections,
 	}[workload]
 	if f == nil {

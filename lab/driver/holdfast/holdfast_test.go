@@ -92,6 +92,13 @@ func TestWorkloads(t *testing.T) {
 			map[string]any{"rev": del, "key": "a", "type": "delete", "value": nil}))
 		same(t, ok(t, w, "watch", "", map[string]any{"from": int64(0), "for_ms": int64(100)}), list())
 	})
+	t.Run("idempotent", func(t *testing.T) {
+		c := at(t, "n2", "idempotent")
+		for _, id := range []int64{7, 7, 8} {
+			ok(t, c, "apply", "", id)
+		}
+		same(t, ok(t, c, "effects", "", nil), list(int64(7), int64(8)))
+	})
 	t.Run("lock", func(t *testing.T) {
 		a, b := at(t, "n1", "lock"), at(t, "n2", "lock")
 		fails(t, a, "release", "l", nil)

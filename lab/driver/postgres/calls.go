@@ -20,6 +20,8 @@ CREATE TABLE counters (key text PRIMARY KEY, value bigint NOT NULL);
 CREATE TABLE queue (id bigserial PRIMARY KEY, key text NOT NULL, value text NOT NULL);
 CREATE TABLE lists (key text PRIMARY KEY, items bigint[] NOT NULL);
 CREATE TABLE accounts (name text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0));
+CREATE TABLE requests (id text PRIMARY KEY);
+CREATE TABLE effects (number bigserial PRIMARY KEY, id text NOT NULL);
 CREATE SEQUENCE ids;`
 
 // register is the client of register, cas and kv.
@@ -169,6 +171,26 @@ func queue(ctx context.Context, c *client, op history.Op) history.Op {
 		all, certain, err := c.texts(ctx, `WITH gone AS (DELETE FROM queue WHERE key = $1 RETURNING id, value)
 			SELECT value FROM gone ORDER BY id`, op.Key)
 		return call.End(op, all, err, certain)
+	}
+	return call.Unknown(op)
+}
+
+// idempotent remembers requests beside their effects; with keys=false it does not.
+func idempotent(ctx context.Context, c *client, op history.Op) history.Op {
+	switch op.F {
+	case "apply":
+		id, err := call.Encode(op.Value)
+		if err != nil {
+			return call.Fail(op, err)
+		}
+		if !c.keys {
+			return c.write(ctx, op, nil, "INSERT INTO effects (id) VALUES ($1)", id)
+		}
+		return c.write(ctx, op, nil, `WITH new AS (INSERT INTO requests VALUES ($1) ON CONFLICT DO NOTHING RETURNING id)
+			INSERT INTO effects (id) SELECT id FROM new`, id)
+	case "effects":
+		all, _, err := c.texts(ctx, "SELECT id FROM effects ORDER BY number")
+		return call.End(op, all, err, true)
 	}
 	return call.Unknown(op)
 }

@@ -4,7 +4,7 @@
 // # Use
 //
 // Name "postgres" as the system of a scenario. Workloads: register, cas, kv, set,
-// counter, queue, unique-ids, append, bank. Options:
+// counter, queue, unique-ids, append, bank, idempotent. Options:
 //
 //	mode                single: the first node only; replicated: the others follow it.
 //	                    Default single where there is one node
@@ -18,6 +18,7 @@
 //	config              further lines of the servers' configuration, apart by ";"
 //	isolation           of append and bank: serializable (default), repeatable-read,
 //	                    read-committed
+//	keys                false: idempotent forgets its requests, and repeats effects
 //	timeout             for one operation, and to connect; default 1s
 //
 // The action "promote n2" makes a standby a primary of its own; without a name,

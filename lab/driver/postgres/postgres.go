@@ -46,6 +46,7 @@ type settings struct {
 	config                string
 	isolation             pgx.TxIsoLevel
 	timeout               time.Duration
+	keys                  bool
 }
 
 func settingsOf(env driver.Env) (settings, error) {
@@ -65,6 +66,7 @@ func settingsOf(env driver.Env) (settings, error) {
 		config:            o.Text("config", ""),
 		isolation:         pgx.TxIsoLevel(strings.ReplaceAll(o.Choice("isolation", "serializable", "repeatable-read", "read-committed"), "-", " ")),
 		timeout:           o.Duration("timeout", time.Second),
+		keys:              o.Bool("keys", true),
 	}
 	if err := o.Err(); err != nil {
 		return s, fmt.Errorf("postgres: %w", err)
@@ -382,7 +384,7 @@ func (*System) Client(_ context.Context, env driver.Env, node, workload string) 
 	}
 	f := map[string]invoke{
 		"register": register, "cas": register, "kv": register, "set": set, "counter": counter, "queue": queue,
-		"unique-ids": uniqueIDs, "append": transaction, "bank": bank,
+		"unique-ids": uniqueIDs, "append": transaction, "bank": bank, "idempotent": idempotent,
 	}[workload]
 	if f == nil {
 		return nil, fmt.Errorf("postgres: %s: %w", workload, driver.ErrUnsupported)

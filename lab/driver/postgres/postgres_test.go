@@ -105,6 +105,13 @@ func TestSingle(t *testing.T) {
 		fails(t, c, "transfer", "", map[string]any{"from": "0", "to": "7", "amount": int64(1)})
 		same(t, ok(t, c, "read", "", nil), map[string]any{"0": int64(4), "1": int64(33), "2": int64(63)})
 	})
+	t.Run("idempotent", func(t *testing.T) {
+		c := at(t, "idempotent")
+		for _, id := range []int64{7, 7, 8} {
+			ok(t, c, "apply", "", id)
+		}
+		same(t, ok(t, c, "effects", "", nil), list(int64(7), int64(8)))
+	})
 	t.Run("unsupported", func(t *testing.T) {
 		if _, err := s.Client(t.Context(), env, "n1", "watch"); !errors.Is(err, driver.ErrUnsupported) {
 			t.Error(err)

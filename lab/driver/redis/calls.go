@@ -195,6 +195,38 @@ func queue(ctx context.Context, c *client, op history.Op) history.Op {
 	return call.Unknown(op)
 }
 
+// applyOnce has the effect, which is a line in a log, if the request is new.
+const applyOnce = `
+if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('RPUSH', KEYS[2], ARGV[1]) end
+return 1`
+
+// idempotent remembers requests beside their effects; with keys=false it does not.
+func idempotent(ctx context.Context, c *client, op history.Op) history.Op {
+	const requests, effects = "requests", "effects"
+	switch op.F {
+	case "apply":
+		id, err := call.Encode(op.Value)
+		if err != nil {
+			return call.Fail(op, err)
+		}
+		certain, err := c.change(ctx, func(ctx context.Context) error {
+			if c.keys {
+				return c.Eval(ctx, applyOnce, []string{requests, effects}, id).Err()
+			}
+			return c.RPush(ctx, effects, id).Err()
+		})
+		return call.End(op, op.Value, err, certain)
+	case "effects":
+		texts, err := c.LRange(ctx, effects, 0, -1).Result()
+		if err != nil {
+			return call.Fail(op, err)
+		}
+		all, err := decode(texts)
+		return call.End(op, all, err, true)
+	}
+	return call.Unknown(op)
+}
+
 // transaction is the client of append: one MULTI.
 func transaction(ctx context.Context, c *client, op history.Op) history.Op {
 	if op.F != "txn" {

@@ -4,7 +4,7 @@
 // # Use
 //
 // Name "redis" as the system of a scenario. Workloads: register, cas, kv, set,
-// counter, queue, unique-ids, append, bank, lock. Options:
+// counter, queue, unique-ids, append, bank, idempotent, lock. Options:
 //
 //	mode                 single: the first node only; replicated: the others are its
 //	                     replicas; sentinel: and each node has a Sentinel too. Default
@@ -19,6 +19,7 @@
 //	timeout              for one request, and to connect; default 1s
 //	wait                 for a lock; default 5s
 //	ttl                  of a lock; default 2s
+//	keys                 false: idempotent forgets its requests, and repeats effects
 //
 // # Promises
 //

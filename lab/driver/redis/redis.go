@@ -49,6 +49,7 @@ type settings struct {
 	downAfter, failover       time.Duration
 	config                    string
 	timeout, wait, ttl        time.Duration
+	keys                      bool
 }
 
 func settingsOf(env driver.Env) (settings, error) {
@@ -69,6 +70,7 @@ func settingsOf(env driver.Env) (settings, error) {
 		timeout:     o.Duration("timeout", time.Second),
 		wait:        o.Duration("wait", 5*time.Second),
 		ttl:         o.Duration("ttl", 2*time.Second),
+		keys:        o.Bool("keys", true),
 	}
 	if err := o.Err(); err != nil {
 		return s, fmt.Errorf("redis: %w", err)
@@ -304,7 +306,7 @@ func (*System) Client(_ context.Context, env driver.Env, node, workload string) 
 	}
 	f := map[string]invoke{
 		"register": register, "cas": register, "kv": register, "set": set, "counter": counter, "queue": queue,
-		"unique-ids": uniqueIDs, "append": transaction, "bank": bank, "lock": lock,
+		"unique-ids": uniqueIDs, "append": transaction, "bank": bank, "idempotent": idempotent, "lock": lock,
 	}[workload]
 	if f == nil {
 		return nil, fmt.Errorf("redis: %s: %w", workload, driver.ErrUnsupported)
