@@ -16,7 +16,7 @@ SEEDS     ?= 1000
 SEED      ?=
 RUN       ?= Simulation
 # What `make check` leaves to `make test`: packages whose tests start clusters.
-LONG      := engine/etcd|engine/embed|internal/e2e|examples/fenced-ledger
+LONG      := engine/etcd|engine/embed|internal/e2e|examples/fenced-ledger|lab|lab/driver/(etcd|redis|postgres|holdfast)
 ARGS      ?=
 
 # The race detector needs a C compiler; without one the tests run all the same.
@@ -24,13 +24,13 @@ RACE := $(shell test "`$(GO) env CGO_ENABLED`" = 1 && command -v "`$(GO) env CC`
 SAY_RACE = @test -n "$(RACE)" || echo "no C compiler: tests run without the race detector (Debian: apt-get install gcc libc6-dev)"
 
 # go test is silent about what it skips; this is not.
-SAY_SERVERS = @for s in etcd=etcd-server etcdctl=etcd-client postgres=postgresql; do \
+SAY_SERVERS = @for s in etcd=etcd-server etcdctl=etcd-client postgres=postgresql redis-server=redis-server redis-sentinel=redis-sentinel; do \
 	{ command -v $${s%=*} || ls /usr/lib/postgresql/*/bin/$${s%=*}; } >/dev/null 2>&1 || \
 	echo "no $${s%=*}: the tests that start one are skipped (Debian: apt-get install $${s\#*=})"; done
 
 .PHONY: help
 help: ## Say what each target does
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 .PHONY: holdfast
 holdfast:
@@ -80,6 +80,14 @@ fresh:
 sim: ## Run simulations: SEEDS=how many, or SEED=one, of PKG
 	$(SAY_RACE)
 	HOLDFAST_SEEDS=$(SEEDS) HOLDFAST_SEED=$(SEED) $(GO) test $(RACE) -count 1 -timeout 0 -run '$(RUN)' $(TESTFLAGS) $(PKG)
+
+.PHONY: lab
+lab: holdfast ## Run every scenario of the lab against real servers (root; ARGS="redis-kill --rounds 5")
+	./holdfast lab battery $(ARGS)
+
+.PHONY: lab-night
+lab-night: holdfast ## The same for hours, with rising seeds (ARGS="--for 8h")
+	./holdfast lab battery --for 8h $(ARGS)
 
 .PHONY: bench
 bench: ## Measure against the peers, side by side (ARGS=-json)

@@ -23,6 +23,8 @@ import (
 	"holdfast.dev/internal/cert"
 	"holdfast.dev/internal/cli"
 	"holdfast.dev/internal/config"
+	"holdfast.dev/internal/stage"
+	"holdfast.dev/lab/check"
 )
 
 func main() {
@@ -34,6 +36,10 @@ func main() {
 			return func() { signal.Stop(c) }
 		},
 		Exit: os.Exit,
+	}
+	stage.Register("lab-run", labInside(env))
+	if code, ok := stage.Run(os.Args, os.Stderr); ok {
+		env.Exit(code)
 	}
 	env.Exit(run(context.Background(), env))
 }
@@ -62,6 +68,7 @@ type grammar struct {
 	Election   electionCmd   `cmd:"" group:"use" help:"Run commands while leading; look at elections."`
 	Members    membersCmd    `cmd:"" group:"use" help:"Register in groups; look at who is there."`
 	KV         kvCmd         `cmd:"" name:"kv" group:"use" help:"Read, write and watch keys."`
+	Lab        labCmd        `cmd:"" group:"break" help:"Break real servers on this machine and check what their clients saw."`
 	Cluster    clusterCmd    `cmd:"" group:"operate" help:"Add, remove and promote nodes."`
 	Backup     backupCmd     `cmd:"" group:"operate" help:"Write a consistent copy of the store to a file."`
 	Restore    restoreCmd    `cmd:"" group:"operate" help:"Make a node's data from a backup."`
@@ -97,10 +104,11 @@ func run(ctx context.Context, env cli.Env) (code int) {
 		kong.Resolvers(sources),
 		kong.KindMapper(reflect.String, kong.MapperFunc(verbatim)),
 		kong.Help(help),
+		kong.Vars{"checkers": strings.Join(check.Names(), ", ")},
 		kong.ValueFormatter(describe),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
 		kong.Groups{
-			"start": "Start", "look": "Look", "use": "Use", "operate": "Operate", "other": "Other",
+			"start": "Start", "look": "Look", "use": "Use", "break": "Break", "operate": "Operate", "other": "Other",
 			"connection": "Connection and output", "node": "Node", "addresses": "Addresses", "cluster": "Cluster",
 			"security": "Security", "limits": "Timing and limits", "observability": "Observability",
 		},

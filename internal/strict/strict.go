@@ -101,7 +101,7 @@ func checkNode(n *yaml.Node, t reflect.Type, path string, bad func(line int, for
 				bad(key.Line, "%s: is given twice", at(key.Value))
 			default:
 				checkNode(value, f.Type, at(key.Value), bad)
-				if enum := f.Tag.Get("enum"); enum != "" && value.Kind == yaml.ScalarNode && !slices.Contains(strings.Split(enum, ","), value.Value) {
+				if enum := f.Tag.Get("enum"); enum != "" && value.Kind == yaml.ScalarNode && value.Value != "" && !slices.Contains(strings.Split(enum, ","), value.Value) {
 					bad(value.Line, "%s: %q: one of %s", at(key.Value), value.Value, strings.ReplaceAll(enum, ",", ", "))
 				}
 			}
