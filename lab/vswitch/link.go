@@ -238,7 +238,7 @@ func (s *Switch) arrive(b *buffer) {
 		l.mu.Unlock()
 		switch {
 		case b.out.Fate != netem.Deliver:
-			s.capture.frame(s, l.from.face, inbound, b.data[:b.n], text)
+			s.capture.frame(s, 0, 0, b.data[:b.n], text) // what the host sent was captured when it came
 			s.settle(b)
 			return
 		case b.out.At > s.now():
