@@ -21,8 +21,11 @@ import (
 	"holdfast.dev/lab/history"
 )
 
-// maxBody bounds an answer.
-const maxBody = 16 << 20
+// maxBody and maxHeader bound an answer.
+const (
+	maxBody   = 16 << 20
+	maxHeader = 1 << 20
+)
 
 // httpClient makes requests that a scenario describes. It does not use
 // net/http's Transport, which sends some requests again by itself when a
@@ -165,12 +168,13 @@ func (c *httpClient) roundTrip(ctx context.Context, req *http.Request) (status i
 	if err := req.Write(conn); err != nil {
 		return 0, nil, true, err
 	}
-	conn.limit.N = 2 * maxBody // so that headers without end do not fill the memory
+	conn.limit.N = maxHeader
 	resp, err := readResponse(conn.r, req)
 	if err != nil {
 		return 0, nil, true, err
 	}
 	defer func() { _ = resp.Body.Close() }()
+	conn.limit.N = maxBody + maxHeader // chunks have headers too
 	body, err = io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	switch {
 	case err != nil:

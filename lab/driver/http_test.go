@@ -251,8 +251,8 @@ func TestHTTPHostile(t *testing.T) {
 			_, _ = http.ReadRequest(bufio.NewReader(c))
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
 		}, "EOF"},
-		{"headers without end", endless("X-A: " + strings.Repeat("b", 1000) + "\r\n"), ""},
-		{"a header without end", endless("X-A: b"), ""},
+		{"headers without end", endless("X-A: " + strings.Repeat("b", 1000) + "\r\n"), "EOF"},
+		{"a header without end", endless("X-A: b"), "EOF"},
 		{"a body without end", endless("\r\n" + strings.Repeat("b", 1000)), "longer than"},
 		{"interim answers without end", func(c net.Conn) {
 			_, _ = http.ReadRequest(bufio.NewReader(c))
@@ -277,6 +277,13 @@ func TestHTTPHostile(t *testing.T) {
 			}
 		})
 	}
+	t.Run("closes while the request is written", func(t *testing.T) {
+		c := httpTo(t, rawServer(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 1000)) }), nil)
+		got := c.Invoke(within(t, 10*time.Second), op("write", "x", strings.Repeat("v", 32<<20)))
+		if got.Type != history.Info || got.Error == "" {
+			t.Errorf("got %s %q", got.Type, got.Error)
+		}
+	})
 	t.Run("refused", func(t *testing.T) {
 		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		if err != nil {

@@ -153,7 +153,7 @@ func TestValuesAreUnique(t *testing.T) {
 // What keeps the search for a linearization short.
 func TestRotation(t *testing.T) {
 	s := simOf("kv")
-	s.cfg.OpsPerKey, s.cfg.Workers, s.crashes = 40, 25, 0.1
+	s.cfg.OpsPerKey, s.cfg.Workers, s.cfg.Keys, s.crashes = 40, 25, 1, 0.5
 	h, _ := s.run(t, 4)
 	type use struct {
 		ops, crashed int
@@ -190,6 +190,36 @@ func TestRotation(t *testing.T) {
 	}
 	if len(uses) < 20 || crashed < crashesPerKey {
 		t.Errorf("%d keys, at most %d crashes: the test shows nothing", len(uses), crashed)
+	}
+}
+
+// Lists are given up before they grow long.
+func TestListsAreReplaced(t *testing.T) {
+	s := simOf("append")
+	s.cfg = Config{OpsPerKey: 12, Keys: 3}
+	h, in := s.run(t, 4)
+	appends := map[string]int{}
+	for _, op := range h {
+		if op.Type != history.Invoke {
+			continue
+		}
+		for _, step := range op.Value.([]any) {
+			if s := step.([]any); s[0] == "append" {
+				appends[s[1].(string)]++
+			}
+		}
+	}
+	for key, n := range appends {
+		if n > 12 {
+			t.Errorf("%s has %d elements", key, n)
+		}
+	}
+	read := 0
+	for _, f := range in.Final([]string{"n1", "n2"}) {
+		read += len(f.Op.Value.([]any))
+	}
+	if want := 2 * min(len(appends), 200); len(appends) < 20 || read < want || read > want+6 {
+		t.Errorf("%d lists, of which the final reads read %d on two nodes", len(appends), read)
 	}
 }
 
