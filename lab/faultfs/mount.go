@@ -70,7 +70,7 @@ func (m *mounted) gate(a ask) (verdict, fuse.Status) {
 	d := m.d
 	d.ops[a.op].Add(1)
 	var v verdict
-	if d.rules.active() {
+	if d.rules.any.Load() {
 		d.mu.Lock()
 		paths := []string{d.v.path(a.caller.NodeId)}
 		if a.name != "" {

@@ -16,8 +16,14 @@ import (
 // mountTest mounts a filesystem for the test.
 func mountTest(t *testing.T, c Config) (*FS, string) {
 	t.Helper()
+	dir := t.TempDir()
+	return mountAt(t, dir, c), dir
+}
+
+func mountAt(t *testing.T, dir string, c Config) *FS {
+	t.Helper()
 	labtest.Devices(t)
-	c.Mount, c.Log = t.TempDir(), t.Output()
+	c.Mount, c.Log = dir, t.Output()
 	if c.FsyncLatency == 0 {
 		c.FsyncLatency = -1
 	}
@@ -32,7 +38,7 @@ func mountTest(t *testing.T, c Config) (*FS, string) {
 			t.Error(err)
 		}
 	})
-	return f, c.Mount
+	return f
 }
 
 func TestMountAndCrash(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -102,8 +103,10 @@ type activeRule struct {
 // ruleSet is the rules at work, and the counts of those that were. Its methods
 // may be called concurrently.
 type ruleSet struct {
+	any  atomic.Bool // there are rules: what every request looks at first
+	seed uint64
+
 	mu      sync.Mutex
-	seed    uint64
 	rules   []*activeRule
 	touched map[string]int64
 }
@@ -151,6 +154,7 @@ func (s *ruleSet) add(r Rule) error {
 	}
 	s.touched[r.ID] += 0
 	s.rules = append(slices.Clone(s.rules), a)
+	s.any.Store(true)
 	return nil
 }
 
@@ -165,13 +169,8 @@ func (s *ruleSet) remove(id string) (*activeRule, error) {
 	r := s.rules[i]
 	close(r.removed)
 	s.rules = slices.Delete(slices.Clone(s.rules), i, i+1)
+	s.any.Store(len(s.rules) > 0)
 	return r, nil
-}
-
-func (s *ruleSet) active() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.rules) > 0
 }
 
 func (s *ruleSet) touch(id string) {

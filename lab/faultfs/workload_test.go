@@ -226,7 +226,7 @@ func TestRandomAccess(t *testing.T) {
 			want = append(want, make([]byte, to-len(want))...)
 		}
 	}
-	for step := range 1200 {
+	for step := range 600 {
 		off, n := r.IntN(limit), 1+r.IntN(12<<10)
 		data := bytes.Repeat([]byte{byte(step)}, n)
 		switch what := r.IntN(10); what {
