@@ -20,9 +20,8 @@ const cgroupPrefix = "holdfast-lab-"
 // cgroup limits the CPU time of a host, with version 1 or 2 of the interface.
 // The methods of a nil one do nothing.
 type cgroup struct {
-	dir  string
-	v2   bool
-	last time.Duration // of throttled, when it could be read last
+	dir string
+	v2  bool
 }
 
 // newCgroup makes a cgroup for a host, or returns nil where that is not allowed.
@@ -98,7 +97,7 @@ func cgroupMounts(mountinfo string) []cgroupMount {
 }
 
 // mount is a line of /proc/PID/mountinfo.
-type mount struct{ root, point, kind, source, options string }
+type mount struct{ root, point, kind, options string }
 
 func parseMount(line string) (mount, bool) {
 	left, right, ok := strings.Cut(line, " - ")
@@ -106,12 +105,15 @@ func parseMount(line string) (mount, bool) {
 	if !ok || len(l) < 6 || len(r) < 2 {
 		return mount{}, false
 	}
-	m := mount{root: unescape(l[3]), point: unescape(l[4]), kind: r[0], source: unescape(r[1])}
+	m := mount{root: unescape(l[3]), point: unescape(l[4]), kind: r[0]}
 	if len(r) > 2 {
 		m.options = r[2]
 	}
 	return m, true
 }
+
+// disk tells whether it is a disk of lab/faultfs.
+func (m mount) disk() bool { return m.kind == "fuse.faultfs" }
 
 // unescape undoes the octal escapes of blanks in mountinfo.
 func unescape(s string) string {
@@ -172,16 +174,17 @@ func (g *cgroup) write(file, text string) error {
 	return os.WriteFile(filepath.Join(g.dir, file), []byte(text), 0)
 }
 
-// throttled is for how long the group had to wait for its quota so far.
+// throttled is for how long the group had to wait for its quota so far; 0 when
+// there is no group, not even any more.
 func (g *cgroup) throttled() time.Duration {
 	if g == nil {
 		return 0
 	}
 	data, err := os.ReadFile(filepath.Join(g.dir, "cpu.stat"))
-	if err == nil {
-		g.last = parseThrottled(string(data))
+	if err != nil {
+		return 0
 	}
-	return g.last
+	return parseThrottled(string(data))
 }
 
 func parseThrottled(stat string) time.Duration {

@@ -91,7 +91,7 @@ func clean(ctx context.Context, dead func(id string) bool) (done []string, err e
 	errs = append(errs, err)
 	for line := range strings.Lines(string(mounts)) {
 		m, ok := parseMount(line)
-		if !ok || !strings.HasPrefix(m.kind, "fuse") || !strings.Contains(m.kind+m.source, "holdfast") {
+		if !ok || !m.disk() {
 			continue
 		}
 		if _, err := os.Stat(m.point); !errors.Is(err, syscall.ENOTCONN) {

@@ -25,6 +25,7 @@ type Host struct {
 	cmd   *exec.Cmd
 	conn  *conn
 	wire  *wire
+	tap   *os.File      // for TAP
 	group *cgroup       // nil where there is none to be had
 	errs  *tail         // what the first process wrote to stderr
 	dead  chan struct{} // closed when the first process is gone
@@ -38,6 +39,8 @@ type Host struct {
 	byName map[string]*Proc
 	roots  map[string][]int // process name → sessions that were started under it
 	held   time.Duration    // by duty cycle
+	waited time.Duration    // by quota, as read last
+	taken  bool             // somebody asked for TAP
 }
 
 // Start starts a machine: its first process runs, the network is configured and
@@ -88,7 +91,7 @@ func (h *Host) start(ctx context.Context) error {
 	// The first process answers, or ctx ends, and closing the socket ends it.
 	stop := context.AfterFunc(ctx, ours.close)
 	r, files, err := h.greet()
-	if !stop() && err != nil {
+	if !stop() {
 		err = ctx.Err()
 	}
 	switch {
@@ -96,6 +99,10 @@ func (h *Host) start(ctx context.Context) error {
 		err = errors.New(r.Err)
 	case err == nil && (r.What != reportReady || len(files) != 2):
 		err = fmt.Errorf("unexpected report %q with %d files", r.What, len(files))
+	}
+	var tap *os.File
+	if err == nil {
+		tap, err = dup(files[0])
 	}
 	if err != nil {
 		closeAll(files)
@@ -108,7 +115,7 @@ func (h *Host) start(ctx context.Context) error {
 		}
 		return err
 	}
-	h.wire = &wire{name: "eth0", tap: files[0], control: files[1]}
+	h.wire, h.tap = &wire{name: "eth0", tap: files[0], control: files[1]}, tap
 	h.tasks.Go(h.read)
 	h.tasks.Go(h.own)
 	go h.wait()
@@ -120,7 +127,7 @@ func (h *Host) greet() (report, []*os.File, error) {
 	c := h.cfg
 	s := setup{
 		Name: c.Name, Domain: c.Domain, Addr: c.Addr, MAC: c.MAC, MTU: c.MTU, Gateway: c.Gateway,
-		Neighbors: c.Neighbors, Etc: etc(c), Scratch: c.Scratch, Private: c.Private,
+		Neighbors: c.Neighbors, Etc: etc(c), Data: c.Data, Scratch: c.Scratch, Private: c.Private,
 	}
 	if err := h.conn.send(s, 0); err != nil {
 		return report{}, nil, err
@@ -155,10 +162,15 @@ func (h *Host) PID() int { return h.cmd.Process.Pid }
 
 // TAP is the other end of the host's eth0: every read is one frame that the host
 // sent, every write one that it receives. It is in blocking mode, without packet
-// information and without offloads. When the host goes off, a read that waits
-// fails and the file is closed: use its methods, or a duplicate of its
-// descriptor.
-func (h *Host) TAP() *os.File { return h.wire.tap }
+// information and without offloads. Who asks for it closes it, before or after
+// the host is off; when it goes off, reads and writes fail. There is only one:
+// every call returns the same file.
+func (h *Host) TAP() *os.File {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.taken = true
+	return h.tap
+}
 
 // Done is closed when the host is off: by PowerOff, or because its first process
 // died by itself.
@@ -213,7 +225,15 @@ func (h *Host) wait() {
 		<-p.done
 	}
 	h.tasks.Wait()
+	h.Throttled() // for the last time
 	h.group.remove()
+	h.mu.Lock()
+	taken := h.taken
+	h.taken = true
+	h.mu.Unlock()
+	if !taken {
+		_ = h.tap.Close() // nobody has used it
+	}
 	close(h.off)
 }
 

@@ -101,8 +101,8 @@ type initd struct {
 // child is a process that was started by order.
 type child struct {
 	id      uint64
-	decided bool // whether it was executed or refused is known
-	refused bool
+	decided bool                // whether it was executed or refused is known
+	refused string              // why it was not executed
 	over    *syscall.WaitStatus // it has ended
 }
 
@@ -208,8 +208,7 @@ func (i *initd) learn(s status) {
 		_ = i.conn.send(report{What: reportClock, ID: c.id}, 0, s.listener)
 		_ = s.listener.Close()
 	case s.err != "":
-		c.decided, c.refused = true, true
-		_ = i.conn.send(report{What: reportRefused, ID: c.id, Err: s.err}, 0)
+		c.decided, c.refused = true, s.err
 	default:
 		c.decided = true
 		_ = i.conn.send(report{What: reportStarted, ID: c.id}, 0)
@@ -237,17 +236,18 @@ func (i *initd) reap() {
 	}
 }
 
-// finish reports the end of a child once it is known how it began.
+// finish reports the end of a child, or that it never was the program that was
+// asked for, once both are known.
 func (i *initd) finish(pid int, c *child) {
 	if c.over == nil || !c.decided {
 		return
 	}
 	delete(i.children, pid)
-	if c.refused {
-		return
-	}
 	r := report{What: reportExit, ID: c.id, Code: c.over.ExitStatus()}
-	if c.over.Signaled() {
+	switch {
+	case c.refused != "":
+		r = report{What: reportRefused, ID: c.id, Err: c.refused}
+	case c.over.Signaled():
 		r.Signal = int(c.over.Signal())
 	}
 	_ = i.conn.send(r, 0)
@@ -320,6 +320,9 @@ func (s setup) mount() error {
 	if err := mountProc(); err != nil {
 		return err
 	}
+	if err := s.dropDisks(); err != nil {
+		return err
+	}
 	// Where it may be mounted anew, /sys shows the host's own interfaces.
 	_ = unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
 	for _, dir := range append([]string{"/dev/shm"}, s.Private...) {
@@ -352,6 +355,25 @@ func (s setup) mount() error {
 		}
 		if err := unix.Mount(own, target, "", unix.MS_BIND, ""); err != nil {
 			return &os.PathError{Op: "bind", Path: target, Err: err}
+		}
+	}
+	return nil
+}
+
+// dropDisks unmounts, for this host, the disks of the others: they could not go
+// away while it has them.
+func (s setup) dropDisks() error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		m, ok := parseMount(line)
+		if !ok || !m.disk() || within(s.Data, m.point) || within(m.point, s.Data) {
+			continue
+		}
+		if err := unix.Unmount(m.point, unix.MNT_DETACH); err != nil {
+			return &os.PathError{Op: "unmount", Path: m.point, Err: err}
 		}
 	}
 	return nil

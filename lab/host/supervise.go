@@ -145,7 +145,11 @@ func forward(ctx context.Context, cmd *exec.Cmd, signals <-chan os.Signal, grace
 		select {
 		case <-ended:
 			return
-		case sig := <-signals:
+		case sig, ok := <-signals:
+			if !ok {
+				signals = nil
+				continue
+			}
 			told = told || sig == syscall.SIGINT || sig == syscall.SIGTERM
 			_ = cmd.Process.Signal(sig) // it may have ended just now
 		case <-done:

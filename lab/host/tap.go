@@ -140,7 +140,8 @@ func (n nic) configure() error {
 	return nil
 }
 
-// wire is the lab's end of an interface.
+// wire is what takes an interface away. Its descriptors are its own, and nobody
+// reads or writes through them.
 type wire struct {
 	name    string
 	tap     *os.File
@@ -168,8 +169,7 @@ func (w *wire) cut() error {
 	return err
 }
 
-// remove takes the interface away, so that whoever reads from it gets an error,
-// and closes the lab's end.
+// remove takes the interface away, so that whoever reads from it gets an error.
 func (w *wire) remove() error {
 	w.once.Do(func() {
 		w.err = errors.Join(w.unlink(), w.control.Close(), w.tap.Close())
@@ -221,7 +221,10 @@ func (w *wire) unlink() error {
 
 // Interface is a network interface of the lab itself. Its methods may be called
 // concurrently.
-type Interface struct{ wire *wire }
+type Interface struct {
+	wire *wire
+	tap  *os.File
+}
 
 // InterfaceConfig says what it is. Name and Addr are required.
 type InterfaceConfig struct {
@@ -252,11 +255,16 @@ func LabInterface(ctx context.Context, cfg InterfaceConfig) (*Interface, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &Interface{&wire{name: c.Name, tap: tap, control: control}}, nil
+	w := &wire{name: c.Name, tap: tap, control: control}
+	if tap, err = dup(tap); err != nil {
+		return nil, errors.Join(err, w.remove())
+	}
+	return &Interface{w, tap}, nil
 }
 
-// TAP is the other end of the interface; see Host.TAP.
-func (i *Interface) TAP() *os.File { return i.wire.tap }
+// TAP is the other end of the interface, as Host.TAP is that of a host. Who makes
+// the interface closes it.
+func (i *Interface) TAP() *os.File { return i.tap }
 
-// Close removes the interface and closes its other end.
+// Close removes the interface: reads and writes of its other end fail.
 func (i *Interface) Close() error { return i.wire.remove() }

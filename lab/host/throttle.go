@@ -40,9 +40,11 @@ func (h *Host) Throttle(ctx context.Context, share float64) error {
 // kernel measured, summed over the cores on which something wanted to run, or
 // the time for which its processes were stopped.
 func (h *Host) Throttled() time.Duration {
+	waited := h.group.throttled()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.held + h.group.throttled()
+	h.waited = max(h.waited, waited)
+	return h.held + h.waited
 }
 
 // duty is the alternation of running and being stopped.

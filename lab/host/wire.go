@@ -21,6 +21,7 @@ type setup struct {
 	Gateway      netip.Addr `json:",omitzero"`
 	Neighbors    map[netip.Addr]net.HardwareAddr
 	Etc          map[string]string // file below /etc → content
+	Data         string
 	Scratch      string
 	Private      []string
 }
