@@ -386,3 +386,79 @@ func TestAnyHistory(t *testing.T) {
 		}
 	}
 }
+
+// The figures are right, too.
+func TestFigures(t *testing.T) {
+	for _, tt := range []struct {
+		checker check.Func
+		text    string
+		want    map[string]any
+	}{
+		{check.Register{}.Check, `
+			0 write x 1 0-1
+			0 write x 2 2-3 info
+			0 write x 3 4-5 fail
+			0 write y 1 6-7
+			1 read x 1 4-5
+			1 read x 2 6-7
+			1 read x 1 8-9
+			1 read y 1 10-11 info`, map[string]any{
+			"keys": int64(2), "reads": int64(4), "reads_ok": int64(3), "writes": int64(4), "writes_ok": int64(2), "writes_unknown": int64(1), "violations": int64(1),
+		}},
+		{check.CAS{}.Check, `
+			0 write x 1 0-1
+			0 cas x [1,2] 2-3
+			0 cas x [2,1] 4-5 info
+			1 read x 1 4-9
+			2 read y null 0-1`, map[string]any{
+			"keys": int64(2), "calls": int64(5), "calls_unknown": int64(1), "reads_ok": int64(2), "keys_invalid": int64(0), "keys_undecided": int64(0),
+		}},
+		{check.Set{}.Check, `
+			0 add - 1 0-1
+			0 add - 2 2-3
+			0 add - 3 4-5 info
+			0 add - 4 6-7 fail
+			0 add - 5 8-9
+			1 read - [2,3] 10-11
+			1 read - [1,2,3,9,9] 20-21
+			2 read - [1,2,3] 30-31`, map[string]any{
+			"attempts": int64(5), "acknowledged": int64(3), "recovered": int64(1), "reads": int64(3), "stable": int64(3), "lost": int64(1), "diverged": int64(0),
+			"stale": int64(1), "never_read": int64(0), "duplicated": int64(1), "unexpected": int64(1),
+			"stable_latency": map[string]any{"p0": 0.0, "p50": 0.0, "p95": 0.009, "p99": 0.009, "p100": 0.009},
+		}},
+		{check.Queue{}.Check, `
+			0 enqueue - 1 0-1
+			0 enqueue - 2 2-3
+			0 enqueue - 3 4-5 info
+			0 enqueue - 4 6-7 fail
+			0 enqueue - 5 8-9
+			1 dequeue - null>2 10-11
+			1 dequeue - null>1 12-13
+			1 drain - null>[3,3,9] 14-15`, map[string]any{
+			"attempts": int64(6), "acknowledged": int64(3), "recovered": int64(1), "delivered": int64(5), "undelivered": int64(1), "lost": int64(1), "duplicated": int64(1),
+			"unexpected": int64(1), "reordered": int64(1),
+			"delay": map[string]any{"p0": 0.009, "p50": 0.011, "p95": 0.013, "p99": 0.013, "p100": 0.013},
+		}},
+		{check.Counter{}.Check, `
+			0 add - 2 0-1
+			0 add - -3 2-3 info
+			1 read - 2 4-5
+			1 read - 9 6-7
+			1 read - 9 8-9 info`, map[string]any{
+			"adds_ok": int64(1), "adds_unknown": int64(1), "reads": int64(2), "widest_bounds": int64(3), "violations": int64(1),
+		}},
+		{check.UniqueIDs{}.Check, `
+			0 generate - null>7 0-1
+			0 generate - null>3 2-3
+			0 generate - null 4-5 fail
+			0 generate - null>5 6-7`, map[string]any{
+			"attempts": int64(4), "acknowledged": int64(3), "duplicated": int64(0), "least": "3", "most": "7",
+		}},
+	} {
+		r := tt.checker(t.Context(), parse(t, tt.text))
+		delete(r.Stats, "steps")
+		if d := cmp.Diff(tt.want, r.Stats); d != "" {
+			t.Errorf("%s, %s: -want +got:\n%s", r.Checker, r.Summary, d)
+		}
+	}
+}
