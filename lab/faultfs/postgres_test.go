@@ -30,10 +30,8 @@ func TestPostgres(t *testing.T) {
 	uid, _ := strconv.Atoi(id.Uid)
 	gid, _ := strconv.Atoi(id.Gid)
 	// Its user has to get there.
-	top, err := os.MkdirTemp("", "faultfs-pg")
-	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(top) })
-	must(t, os.Chmod(top, 0o755))
+	top := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(top), 0o755))
 	dir := top + "/data"
 	must(t, os.Mkdir(dir, 0o700))
 	must(t, os.Chown(dir, uid, gid))
@@ -48,12 +46,13 @@ func TestPostgres(t *testing.T) {
 		cmd.Stdout, cmd.Stderr = out, out
 		return cmd, out
 	}
-	initdb, out := as("initdb", "-D", dir+"/pg", "-A", "trust", "-U", "postgres", "--locale=C", "-E", "UTF8", "--wal-segsize=1")
+	initdb, out := as("initdb", "-D", dir+"/pg", "-A", "trust", "-U", "postgres", "--locale=C", "-E", "UTF8", "--wal-segsize=1", "--no-sync")
 	if err := initdb.Run(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
+	must(t, f.Sync(t.Context()))
 	acked := 0
-	crashes := []Crash{{}, {Policy: Subset, Seed: 1}, {Policy: TornTail, Seed: 2}, {Profile: Posix}}
+	crashes := []Crash{{Policy: Subset, Seed: 1}, {Profile: Posix}}
 	for round := range len(crashes) + 1 {
 		server, out := as("postgres", "-D", dir+"/pg", "-k", top+"/run", "-c", "listen_addresses=", "-c", "autovacuum=off")
 		must(t, server.Start())

@@ -58,8 +58,9 @@ func (s *script) empty(name string) {
 	}
 }
 
-func (s *script) rename(from, to string) {
-	if e := s.v.rename(rootIno, from, rootIno, to, 0, s.now); e != 0 {
+// replace renames the file t over f.
+func (s *script) replace() {
+	if e := s.v.rename(rootIno, "t", rootIno, "f", 0, s.now); e != 0 {
 		s.t.Fatal(e)
 	}
 }
@@ -123,7 +124,7 @@ func TestCrashStates(t *testing.T) {
 			s.sync()
 			s.create("t")
 			s.write("t", "new")
-			s.rename("t", "f")
+			s.replace()
 		}, map[Profile]string{Posix: "old 000 empty new", Ext4Ordered: "old new", LazyFS: "empty 000 new"}},
 		{"replaced with fsync", func(s *script) {
 			s.create("f")
@@ -132,7 +133,7 @@ func TestCrashStates(t *testing.T) {
 			s.create("t")
 			s.write("t", "new")
 			s.fsync("t")
-			s.rename("t", "f")
+			s.replace()
 		}, map[Profile]string{Posix: "old new", Ext4Ordered: "old new", LazyFS: "new"}},
 		{"replaced with fsync of all", func(s *script) {
 			s.create("f")
@@ -141,7 +142,7 @@ func TestCrashStates(t *testing.T) {
 			s.create("t")
 			s.write("t", "new")
 			s.fsync("t")
-			s.rename("t", "f")
+			s.replace()
 			s.fsyncdir()
 		}, map[Profile]string{Posix: "new", Ext4Ordered: "new", LazyFS: "new"}},
 		{"replaced, and another file synced", func(s *script) {
@@ -151,7 +152,7 @@ func TestCrashStates(t *testing.T) {
 			s.sync()
 			s.create("t")
 			s.write("t", "new")
-			s.rename("t", "f")
+			s.replace()
 			s.write("g", "other")
 			s.fsync("g")
 		}, map[Profile]string{Posix: "old 000 empty new", Ext4Ordered: "new", LazyFS: "empty 000 new"}},
