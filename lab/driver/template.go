@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"text/template"
 )
 
 // TemplateData is what the templates of ExecConfig see. Besides the functions
-// of text/template there are join (join .Nodes ","), json and addr (addr "n2").
+// of text/template there are join (join .Nodes ","), json, addr (addr "n2") and
+// abs (abs "build/server": a path from where the lab was started).
 type TemplateData struct {
 	Node    string   // this host; for clients the one they talk to
 	Addr    string   // its address
@@ -93,6 +95,7 @@ func parseTemplate(text string, env Env) (*template.Template, error) {
 	return template.New("").Option("missingkey=error").Funcs(template.FuncMap{
 		"join": strings.Join,
 		"addr": addr,
+		"abs":  filepath.Abs,
 		"json": func(v any) (string, error) {
 			b, err := json.Marshal(v)
 			return string(b), err
