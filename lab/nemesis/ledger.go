@@ -256,13 +256,13 @@ func (l *ledger) resume(ctx context.Context, id int, name, process string) error
 			all = all || other == ""
 			same = same || other == process
 		}
-		if st.procs.off || all || same {
+		if all || same {
 			return nil
 		}
-		if err := host.Resume(ctx, process); err != nil {
+		if err := host.Resume(ctx, process); err != nil && !st.procs.off {
 			return fmt.Errorf("resume: %w", err)
 		}
-		if process != "" {
+		if process != "" || st.procs.off {
 			return nil
 		}
 		for _, other := range sortedIDs(st.procs.pauses) {

@@ -296,6 +296,15 @@ func TestSwizzle(t *testing.T) {
 	})
 }
 
+// TestSwizzleTurnsTheOrder: clogged in one order, unclogged in another.
+func TestSwizzleTurnsTheOrder(t *testing.T) {
+	b := builder{world: newWorld(8, 0), everyone: nodesOf(8), seed: 1}
+	f := b.swizzle(swizzleSpec{hosts: nodesOf(8), over: time.Second}).(*swizzleFailure)
+	if slices.Equal(f.hosts, f.back) || slices.Equal(f.hosts, nodesOf(8)) || slices.Equal(f.back, nodesOf(8)) {
+		t.Errorf("clogged %v, unclogged %v", f.hosts, f.back)
+	}
+}
+
 func TestSwizzleIsCutShort(t *testing.T) {
 	bubble(t, 3, 0, func(t *testing.T, l *lab) {
 		a := l.inject(t, "net swizzle n1,n2,n3 over 4s")

@@ -248,16 +248,15 @@ func (f cutSpec) cutLinks(everyone []string) []Link {
 		return linksOf(f.links, everyone)
 	}
 	var terms []term
-	for i := range f.groups {
-		for j := i + 1; j < len(f.groups); j++ {
-			switch {
-			case f.way == bothWays:
-				terms = append(terms, term{from: f.groups[i], way: '-', to: f.groups[j]})
-			case i > 0:
-			case f.way == outward:
-				terms = append(terms, term{from: f.groups[0], way: '>', to: f.groups[j]})
-			default:
-				terms = append(terms, term{from: f.groups[j], way: '>', to: f.groups[0]})
+	for i, group := range f.groups {
+		for _, other := range f.groups[i+1:] {
+			switch f.way {
+			case bothWays:
+				terms = append(terms, term{from: group, way: '-', to: other})
+			case outward:
+				terms = append(terms, term{from: f.groups[0], way: '>', to: other})
+			case inward:
+				terms = append(terms, term{from: other, way: '>', to: f.groups[0]})
 			}
 		}
 	}

@@ -20,6 +20,7 @@ func TestClocksAddUp(t *testing.T) {
 				t.Errorf("the clock is at %v, not %v (%v)", got, want, err)
 			}
 		}
+		wait(time.Minute)
 		jump := l.inject(t, "clock jump n1 +1h")
 		drift := l.inject(t, "clock drift n1 x1.5")
 		wait(10 * time.Second)
@@ -58,6 +59,13 @@ func TestTwoPauses(t *testing.T) {
 		two := l.inject(t, "proc pause n1 server")
 		recovered(t, one)
 		running(1)
+		all = l.inject(t, "proc pause n1")
+		side := l.inject(t, "proc pause n1 side")
+		running(0)
+		recovered(t, side) // under the pause of everything
+		running(0)
+		recovered(t, all)
+		running(1)
 		recovered(t, two)
 		running(2)
 	})
@@ -76,7 +84,7 @@ func TestKillAndPauseOfOneHost(t *testing.T) {
 		}
 		recovered(t, power)
 		equal(t, "calls", l.world.log(), []string{
-			"0s n1 kill", "0s n1 pause", "0s n1 power off", "0s n1 start",
+			"0s n1 kill", "0s n1 pause", "0s n1 power off", "0s n1 resume", "0s n1 start",
 		})
 	})
 }
@@ -164,6 +172,9 @@ func TestAFaultEndsAStartUnderWay(t *testing.T) {
 				l.world.blocking("n1 start", true)
 				wait(2 * time.Second)
 				a := l.inject(t, second)
+				if at := time.Since(l.world.start); at != 2*time.Second {
+					t.Errorf("injected after %v", at)
+				}
 				<-first.Done()
 				recovered(t, first)
 				l.world.blocking("n1 start", false)
@@ -226,5 +237,32 @@ func TestManyAtOnce(t *testing.T) {
 			}
 			begun[e.ID] = e.Phase
 		}
+	})
+}
+
+// TestAStartThatCannotBeEnded: the fault waits for it, and what it started is
+// started again afterwards.
+func TestAStartThatCannotBeEnded(t *testing.T) {
+	bubble(t, 1, 0, func(t *testing.T, l *lab) {
+		l.inject(t, "proc kill n1 for 1s")
+		l.world.deaf = true
+		l.world.blocking("n1 start", true)
+		wait(2 * time.Second)
+		killed := make(chan *Active)
+		go func() {
+			a, err := l.Inject(context.Background(), MustParse("proc kill n1"))
+			if err != nil {
+				t.Error(err)
+			}
+			killed <- a
+		}()
+		wait(time.Second)
+		l.world.blocking("n1 start", false)
+		a := <-killed
+		if n := l.world.hosts["n1"].Running(); n != 0 {
+			t.Errorf("%d processes run", n)
+		}
+		recovered(t, a)
+		l.world.whole(t)
 	})
 }

@@ -248,3 +248,18 @@ func TestHealAllEndsAnInjectionUnderWay(t *testing.T) {
 		}
 	})
 }
+
+// TestRecoveringAgainDoesWhatIsLeft and nothing else.
+func TestRecoveringAgainDoesWhatIsLeft(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, l *lab) {
+		a := l.inject(t, "disk readonly n1,n2,n3")
+		l.world.failing("n2 disk remove fault-1", errors.New("the daemon is gone"))
+		if err := a.Recover(t.Context()); err == nil {
+			t.Error("recovered")
+		}
+		l.world.failing("n2 disk remove fault-1", nil)
+		l.world.log()
+		recoveredAgain(t, a)
+		equal(t, "calls", l.world.log(), []string{"0s n2 disk remove fault-1"})
+	})
+}

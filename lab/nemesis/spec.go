@@ -320,10 +320,10 @@ var diskVerbs = []struct {
 	{"flip", flipAtRest},
 }
 
-// diskOps are the operations that a rule can name.
+// diskOps are the operations that a rule of the filesystem can name.
 var diskOps = []string{
-	"read", "write", "fsync", "fdatasync", "create", "open", "rename", "unlink", "truncate", "mkdir", "rmdir",
-	"link", "symlink", "fsyncdir", "lookup", "getattr", "setattr", "readdir", "fallocate", "flush",
+	"read", "write", "fsync", "fdatasync", "fsyncdir", "open", "create", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename",
+	"truncate", "setattr", "getattr", "lookup", "setxattr", "getxattr", "fallocate", "copy", "readdir", "readlink", "statfs",
 }
 
 // choosesOps: the operations of the other actions are given by what they are.

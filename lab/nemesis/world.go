@@ -80,7 +80,9 @@ type Host interface {
 	// Start starts again what the driver started here and is not running, and
 	// waits until it is ready.
 	Start(ctx context.Context) error
-	// Pause stops every process on the host, or the named; Resume lets them go on.
+	// Pause stops every process on the host, or the named; Resume lets them go
+	// on. They do not count: one Resume ends any number of Pauses of that name,
+	// and Resume of "" ends all of them. What is killed is not paused any more.
 	Pause(ctx context.Context, name string) (int, error)
 	Resume(ctx context.Context, name string) error
 	// Throttle gives the host this share of one core; 0 ends it. Throttled is

@@ -35,6 +35,7 @@ type fakeWorld struct {
 	actErr    error
 	resets    int
 	block     map[string]chan struct{} // calls that hang until this is closed, or their context ends
+	deaf      bool                     // and the context does not matter
 }
 
 func newWorld(nodes, clients int) *fakeWorld {
@@ -60,9 +61,12 @@ func (w *fakeWorld) did(ctx context.Context, format string, args ...any) error {
 	call := strings.TrimSpace(fmt.Sprintf(format, args...))
 	w.mu.Lock()
 	w.calls = append(w.calls, fmt.Sprintf("%v %s", time.Since(w.start), call))
-	err, block := w.fail[call], w.block[call]
+	err, block, deaf := w.fail[call], w.block[call], w.deaf
 	w.mu.Unlock()
-	if block != nil {
+	switch {
+	case block != nil && deaf:
+		<-block
+	case block != nil:
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
