@@ -19,6 +19,7 @@ type plan struct {
 	shim   int  // offset of the data
 	marked bool // there is a shim already
 	hooks  []hook
+	clock  []byte // the code at shimClock that goes on in the vDSO; nil: a system call
 }
 
 // hook is a function of the vDSO and what replaces it.
@@ -108,6 +109,11 @@ func planFor(image []byte) (plan, error) {
 		}
 		if end == loaded || allZero(image[at:]) {
 			p.shim = int(at) //nolint:gosec // less than the size
+			for _, h := range p.hooks {
+				if h.target == shimGettime {
+					p.clock = relocate(image[h.at:], h.at, p.shim+shimClock)
+				}
+			}
 			return p, nil
 		}
 	}
@@ -195,14 +201,71 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// shim returns the data and the code with these settings.
-func shim(id uint64, s settings) []byte {
+// relocate moves the instructions that a jump at the beginning of a function
+// overwrites from one offset to another, and jumps back behind them. It knows those
+// that compilers begin functions with; of others it returns nil.
+func relocate(code []byte, from, to int) []byte {
+	var moved []byte
+	for len(moved) < jumpLen {
+		rest := code[len(moved):]
+		n := instruction(rest)
+		if n == 0 || len(moved)+n > clockRoom-jumpLen {
+			return nil
+		}
+		part := append([]byte{}, rest[:n]...)
+		if relativeLEA(part) { // its operand is relative to where it is
+			was := int32(binary.LittleEndian.Uint32(part[3:]))                         //nolint:gosec // two's complement
+			binary.LittleEndian.PutUint32(part[3:], uint32(was+int32(from)-int32(to))) //nolint:gosec // within some pages
+		}
+		moved = append(moved, part...)
+	}
+	return append(moved, jump(to+len(moved), from+len(moved))...)
+}
+
+// instruction is the length of the first instruction, 0 of one that is not known
+// not to depend on where it is (but relativeLEA).
+func instruction(b []byte) int {
+	if len(b) < 16 {
+		return 0
+	}
+	registers := func(modrm byte) bool { return modrm>>6 == 3 } // both operands are
+	switch {
+	case b[0]&0xf8 == 0x50: // push
+		return 1
+	case b[0] == 0x41 && b[1]&0xf8 == 0x50: // push r8 to r15
+		return 2
+	case b[0] == 0xf3 && b[1] == 0x0f && b[2] == 0x1e && b[3] == 0xfa: // endbr64
+		return 4
+	case (b[0] == 0x89 || b[0] == 0x8b || b[0] == 0x31 || b[0] == 0x85) && registers(b[1]): // mov, xor, test
+		return 2
+	case b[0]&0xf8 == 0x48 && (b[1] == 0x89 || b[1] == 0x8b || b[1] == 0x31 || b[1] == 0x85) && registers(b[2]):
+		return 3
+	case b[0] == 0x83 && registers(b[1]): // add, and, sub, cmp with a byte
+		return 3
+	case b[0]&0xf8 == 0x48 && b[1] == 0x83 && registers(b[2]):
+		return 4
+	case b[0]&0xf8 == 0xb8: // mov of 4 bytes
+		return 5
+	case relativeLEA(b):
+		return 7
+	}
+	return 0
+}
+
+// relativeLEA says whether it is lea reg, [rip+…].
+func relativeLEA(b []byte) bool {
+	return len(b) >= 7 && b[0]&0xfb == 0x48 && b[1] == 0x8d && b[2]&0xc7 == 0x05
+}
+
+// code returns the data and the code of the shim with these settings.
+func (p plan) code(id uint64, s settings) []byte {
 	le := binary.LittleEndian
 	b := make([]byte, codeStart+len(shimCode))
 	le.PutUint64(b[dataMark:], shimMark)
 	le.PutUint64(b[dataID:], id)
 	copy(b[dataSettings:], s.bytes())
 	copy(b[codeStart:], shimCode[:])
+	copy(b[shimClock:], p.clock)
 	return b
 }
 

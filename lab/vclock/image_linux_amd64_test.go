@@ -3,7 +3,9 @@ package vclock
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,15 +57,15 @@ func TestShimSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, symbol := range []string{
-		"0000000000000080 t gettime\n", "00000000000000ab t gettimeofday\n", "00000000000000ff t time\n",
+	for name, at := range map[string]int{
+		"gettime": shimGettime, "gettimeofday": shimGettimeofday, "time": shimTime, "clock": shimClock,
 	} {
-		if !strings.Contains(string(out), symbol) {
+		if symbol := fmt.Sprintf("%016x t %s\n", at, name); !strings.Contains(string(out), symbol) {
 			t.Errorf("no symbol %q in\n%s", symbol, out)
 		}
 	}
-	if shimGettime != 0x80 || shimGettimeofday != 0xab || shimTime != 0xff {
-		t.Error("the functions are elsewhere")
+	if len(want) != shimClock+clockRoom {
+		t.Errorf("%d bytes, want %d", len(want), shimClock+clockRoom)
 	}
 }
 
@@ -79,7 +81,7 @@ func TestPlan(t *testing.T) {
 	}
 	// With the shim in it the plan is the same, and says so.
 	patched := bytes.Clone(image)
-	copy(patched[p.shim:], shim(7, settings{}))
+	copy(patched[p.shim:], p.code(7, settings{}))
 	for _, h := range p.hooks {
 		copy(patched[h.at:], jump(h.at, p.shim+h.target))
 		relative := int32(binary.LittleEndian.Uint32(patched[h.at+1:])) //nolint:gosec // two's complement
@@ -100,7 +102,7 @@ func TestPlan(t *testing.T) {
 	if err != nil || over.shim >= p.shim || over.marked {
 		t.Errorf("of a full image: %+v, %v", over, err)
 	}
-	copy(full[over.shim:], shim(7, settings{}))
+	copy(full[over.shim:], p.code(7, settings{}))
 	if again, err := planFor(full); err != nil || !again.marked || again.shim != over.shim {
 		t.Errorf("of a full, patched image: %+v, %v", again, err)
 	}
@@ -161,4 +163,50 @@ func TestPlanSurvives(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestRelocate(t *testing.T) {
+	const from, to = 0xaf0, 0x1a80
+	for _, tc := range []struct {
+		code, want string // what is moved; "" is nothing
+	}{
+		{"55 48 89 e5 41 56 53 48 83 e4 f0", "55 48 89 e5 41 56"},
+		{"f3 0f 1e fa 55 48 89 e5", "f3 0f 1e fa 55"},
+		{"83 ff 17 48 83 ec 10 90", "83 ff 17 48 83 ec 10"},
+		{"b8 01 00 00 00 89 f9", "b8 01 00 00 00"},
+		{"89 f9 31 c0 85 d2", "89 f9 31 c0 85 d2"},
+		{"4d 31 c0 49 89 f8", "4d 31 c0 49 89 f8"},
+		{"55 4c 8d 15 ea 94 ff ff 90", "55 4c 8d 15 5a 85 ff ff"},
+		{"48 8d 05 00 10 00 00 c3", "48 8d 05 70 00 00 00"},
+		{"0f 05 c3", ""},                // a system call
+		{"55 eb 10", ""},                // a jump
+		{"55 e8 00 00 00 00", ""},       // a call
+		{"81 3d 3a 95 ff ff ff ff", ""}, // relative to where it is
+		{"48 8b 05 00 10 00 00", ""},    // relative to where it is
+		{"55 c3", ""},                   // the end
+	} {
+		code, want := unhex(t, tc.code), unhex(t, tc.want)
+		code = append(code, make([]byte, 32)...)
+		if want != nil {
+			want = append(want, jump(to+len(want), from+len(want))...)
+		}
+		if got := relocate(code, from, to); !bytes.Equal(got, want) {
+			t.Errorf("%s: % x, want % x", tc.code, got, want)
+		}
+	}
+	if got := relocate([]byte{0x55, 0x55, 0x55}, from, to); got != nil {
+		t.Errorf("a function that is cut: % x", got)
+	}
+}
+
+func unhex(t *testing.T, s string) []byte {
+	t.Helper()
+	if s == "" {
+		return nil
+	}
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

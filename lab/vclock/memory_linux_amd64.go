@@ -84,7 +84,7 @@ func (v *vdso) image() ([]byte, error) {
 // patch puts the shim in, and the jumps to it. No thread of the process may be
 // at the beginning of a hooked function, or run.
 func (v *vdso) patch(p plan, id uint64, s settings) error {
-	if err := v.write(shim(id, s), p.shim); err != nil {
+	if err := v.write(p.code(id, s), p.shim); err != nil {
 		return err
 	}
 	for _, h := range p.hooks {

@@ -62,13 +62,24 @@ func seize(tid int, options uintptr) error {
 	return err
 }
 
-// detach lets a stopped thread go on as it would have without us.
-func detach(tid int, status unix.WaitStatus) {
-	signal := uintptr(0)
-	if status.Stopped() && int(status)>>16 == 0 {
-		signal = uintptr(status.StopSignal()) // it stopped to receive this one
+// release lets a stopped thread go on as it would have without us. One that was
+// killed while it was stopped is no longer, cannot be let go, and has to be waited
+// for instead: the exec of another thread, or its parent, waits for that. It must
+// be called by onThread, which gets clean.
+func release(ctx context.Context, tid int, status unix.WaitStatus) (clean bool) {
+	for {
+		signal := uintptr(0)
+		if status.Stopped() && int(status)>>16 == 0 {
+			signal = uintptr(status.StopSignal()) // it stopped to receive this one
+		}
+		if ptrace(unix.PTRACE_DETACH, tid, signal) == nil {
+			return true
+		}
+		var err error
+		if _, status, err = await(ctx, tid, tid); err != nil {
+			return errors.Is(err, errGone)
+		}
 	}
-	_ = ptrace(unix.PTRACE_DETACH, tid, signal) // fails if it was killed meanwhile
 }
 
 // await polls until the traced thread stops or ends. An exec makes a thread
@@ -121,14 +132,13 @@ func followExec(ctx context.Context, tid, leader int, proceed func(), stopped fu
 	if status.TrapCause() == unix.PTRACE_EVENT_EXEC {
 		err = stopped()
 	}
-	detach(who, status)
-	return true, err
+	return release(ctx, who, status), err
 }
 
 // whileStopped calls f while all threads of a process are stopped, with the
 // addresses of their next instructions. It must be called by onThread, which
 // gets clean.
-func whileStopped(ctx context.Context, pid int, f func(next []uint64) error) (clean bool, err error) {
+func whileStopped(whole context.Context, pid int, f func(next []uint64) error) (clean bool, err error) {
 	type thread struct {
 		tid    int
 		status unix.WaitStatus
@@ -136,10 +146,12 @@ func whileStopped(ctx context.Context, pid int, f func(next []uint64) error) (cl
 	var held []thread
 	defer func() {
 		for _, t := range held {
-			detach(t.tid, t.status)
+			if !release(whole, t.tid, t.status) {
+				clean = false
+			}
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	ctx, cancel := context.WithTimeout(whole, stopTimeout)
 	defer cancel()
 	var next []uint64
 	for seen := map[int]bool{}; ; {
