@@ -3,6 +3,7 @@ package call
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +22,26 @@ type Options struct {
 
 // NewOptions reads the settings of a world.
 func NewOptions(env driver.Env) *Options { return &Options{env: env} }
+
+// Names are the settings that read asks for, sorted.
+func Names(read func(driver.Env)) []string {
+	a := asked{names: map[string]bool{}}
+	read(a)
+	return slices.Sorted(maps.Keys(a.names))
+}
+
+// asked is a world of one node that notes which settings are asked for.
+type asked struct {
+	driver.Env
+	names map[string]bool
+}
+
+func (a asked) Nodes() []string { return []string{"n1"} }
+
+func (a asked) Option(name string) string {
+	a.names[name] = true
+	return ""
+}
 
 // Err is everything that was wrong so far.
 func (o *Options) Err() error { return errors.Join(o.errs...) }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -89,6 +90,14 @@ func (s settings) program(env driver.Env, node string) string {
 		return other
 	}
 	return s.binary
+}
+
+// Options are the names of the settings that there are, sorted; what ends in "*"
+// stands for all that begin so.
+func (*System) Options() []string {
+	names := append(call.Names(func(env driver.Env) { _, _ = settingsOf(env) }), "binary.*")
+	slices.Sort(names)
+	return names
 }
 
 // Name implements driver.System.

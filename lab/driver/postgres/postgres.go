@@ -95,6 +95,11 @@ func binaries() (string, error) {
 	return filepath.Dir(f), nil
 }
 
+// Options are the names of the settings that there are, sorted.
+func (*System) Options() []string {
+	return call.Names(func(env driver.Env) { _, _ = settingsOf(env) })
+}
+
 // Name implements driver.System.
 func (*System) Name() string { return "postgres" }
 
@@ -147,7 +152,7 @@ func (*System) Setup(ctx context.Context, env driver.Env) error {
 // initialise makes the first server's files.
 func (s settings) initialise(ctx context.Context, env driver.Env, node string) error {
 	if err := s.exec(ctx, env, node, "initdb", "--pgdata", data(env, node), "--username", "postgres",
-		"--auth", "trust", "--encoding", "UTF8", "--locale", "C"); err != nil {
+		"--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--wal-segsize", "1"); err != nil {
 		return err
 	}
 	return s.configure(env, node)
@@ -191,7 +196,7 @@ func (s settings) configure(env driver.Env, node string) error {
 		fmt.Sprintf("listen_addresses = '%s'", env.Addr(node)), fmt.Sprintf("port = %d", port), "unix_socket_directories = ''",
 		"fsync = " + onOff(s.fsync), "full_page_writes = " + onOff(s.fullPageWrites), "synchronous_commit = " + s.synchronousCommit,
 		"wal_level = replica", "max_wal_senders = 10", "wal_keep_size = '256MB'", "hot_standby = on",
-		"max_connections = 200", "shared_buffers = '16MB'", "min_wal_size = '32MB'",
+		"max_connections = 200", "shared_buffers = '16MB'", "min_wal_size = '8MB'",
 		"timezone = 'UTC'", "log_timezone = 'UTC'", "log_destination = 'stderr'",
 	}
 	for line := range strings.SplitSeq(s.config, ";") {

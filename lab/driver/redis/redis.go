@@ -78,6 +78,11 @@ func settingsOf(env driver.Env) (settings, error) {
 	return s, nil
 }
 
+// Options are the names of the settings that there are, sorted.
+func (*System) Options() []string {
+	return call.Names(func(env driver.Env) { _, _ = settingsOf(env) })
+}
+
 // Name implements driver.System.
 func (*System) Name() string { return "redis" }
 
