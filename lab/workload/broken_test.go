@@ -86,6 +86,7 @@ func unreadable() fault {
 
 // Each of these systems breaks its promise, and the workload shows it.
 func TestBroken(t *testing.T) {
+	judged := judged(t)
 	for _, tc := range []struct {
 		workload, name string
 		fault          func() fault

@@ -11,16 +11,21 @@ import (
 // shows nothing of it.
 var stats = Check{"stats", check.Stats{}.Check}
 
-// named is a checker that is found by its name.
-func named(name string) func(Config) []Check {
+// named are checkers that are found by their names. One that this build does not
+// have makes every history unknown.
+func named(names ...string) func(Config) []Check {
 	return func(Config) []Check {
-		run, ok := check.ByName(name)
-		if !ok {
-			run = func(context.Context, history.History) check.Result {
-				return check.Result{Checker: name, Verdict: check.Unknown, Summary: "There is no checker " + name + " in this build."}
+		checks := []Check{stats}
+		for _, name := range names {
+			run, ok := check.ByName(name)
+			if !ok {
+				run = func(context.Context, history.History) check.Result {
+					return check.Result{Checker: name, Verdict: check.Unknown, Summary: "there is no checker " + name + " in this build"}
+				}
 			}
+			checks = append(checks, Check{name, run})
 		}
-		return []Check{stats, {name, run}}
+		return checks
 	}
 }
 

@@ -65,7 +65,8 @@
 // its client. Make the final reads, all of them, after everything was healed.
 //
 // For lock, serve a [Resource] where clients reach it, and wrap its clients in
-// driver.WithResource with the same Fencing and Hold.
+// driver.WithResource with the same Fencing and Hold; [Resource.Check] is then one
+// more check: what the resource saw itself.
 //
 // # When it goes wrong
 //

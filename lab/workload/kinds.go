@@ -10,10 +10,10 @@ var kinds = []kind{
 	{"bank", "transfers move money: every snapshot has the same total, and no account is below zero", newBank, named("bank"), []string{"accounts", "total", "reads"}},
 	{"append", "transactions over lists must be serializable, in real-time order", newAppends, named("append"), []string{"keys", "ops_per_key", "txn_ops", "reads"}},
 	{"watch", "watchers see every change once, in order, also after a reconnect", newWatches, named("watch"), []string{"keys", "watch_for"}},
-	{"lock", "a lock has one holder, and what it protects loses nothing", newLocks, named("lock"), []string{"keys", "hold", "fencing"}},
+	{"lock", "a lock has one holder, and what it protects loses nothing", newLocks, named("lock", "effects"), []string{"keys", "hold", "fencing"}},
 	{"election", "at most one leads at a time, and tokens rise", newElections, named("election"), []string{"keys", "reads"}},
 	{"unique-ids", "no identifier is given out twice", newIDs, idChecks, nil},
 	{"counter", "reads lie between what was surely added and what may have been", newCounters, counterChecks, []string{"reads"}},
 	{"idempotent", "a request that is sent again has its effect once", newRequests, named("idempotent"), nil},
-	{"commit", "a transaction is committed at all of its participants or at none", newCommits, named("commit"), []string{"keys"}},
+	{"commit", "a transaction is committed at all of its participants or at none", newCommits, named("atomic-commit"), []string{"keys"}},
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"holdfast.dev/internal/stage"
+	"holdfast.dev/lab/check"
 	"holdfast.dev/lab/driver"
 	"holdfast.dev/lab/history"
 )
@@ -207,4 +208,36 @@ func waited(cmd *exec.Cmd) <-chan struct{} {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = cmd.Wait() }()
 	return done
+}
+
+// The resource's own log tells who wiped out whose write.
+func TestResourceCheck(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		fencing bool
+		do      func(r *Resource)
+		want    check.Verdict
+		say     string
+	}{
+		{"nothing", false, func(r *Resource) { r.read("a", 1) }, check.Unknown, "nothing was written"},
+		{"in turn", false, func(r *Resource) { r.write("a", 1, []int64{1}); r.write("a", 2, []int64{1, 2}) }, check.Valid, "2 writes under locks, none lost; 0 accesses"},
+		{
+			"wiped out", false, func(r *Resource) { r.write("a", 6, []int64{1}); r.write("a", 5, []int64{2}) }, check.Invalid,
+			"a: element 1, written at 1ms with token 6, was gone after the write at 2ms with token 5",
+		},
+		{"other locks", false, func(r *Resource) { r.write("a", 0, []int64{1}); r.write("b", 0, []int64{2}) }, check.Valid, "2 writes"},
+		{"refused", true, func(r *Resource) { r.write("a", 6, []int64{1}); r.write("a", 5, []int64{2}) }, check.Valid, "1 writes under locks, none lost; 1 accesses"},
+		{"a resource that forgets", true, func(r *Resource) {
+			r.write("a", 6, []int64{1})
+			r.sets["a"].newest = 0
+			r.write("a", 5, []int64{1, 2})
+		}, check.Invalid, "a: a write with token 5 was accepted at 2ms, after one with token 6 at 1ms"},
+	} {
+		r := NewResource(tc.fencing, clock())
+		tc.do(r)
+		got := r.Check(t.Context(), nil)
+		if got.Verdict != tc.want || !strings.Contains(got.Summary+"\n"+strings.Join(got.Witness, "\n"), tc.say) {
+			t.Errorf("%s: %s: %s %q", tc.name, got.Verdict, got.Summary, got.Witness)
+		}
+	}
 }
