@@ -45,7 +45,8 @@ type Unpatched struct {
 // the filter that Install installs, and of their children. Its methods may be
 // called concurrently.
 type Clock struct {
-	id uint64
+	id   uint64
+	plan func(image []byte) (plan, error) // planFor
 
 	ctx    context.Context // ends when the clock is closed
 	cancel context.CancelFunc
@@ -78,6 +79,7 @@ func New() *Clock {
 	_, _ = rand.Read(id[:]) // does not fail
 	c := &Clock{
 		id:     binary.LittleEndian.Uint64(id[:]),
+		plan:   planFor,
 		execs:  make(chan struct{}, maxExecs),
 		moved:  make(chan struct{}, 1),
 		wake:   -1,
@@ -198,7 +200,7 @@ func (c *Clock) update(pid, at int) (changed bool, err error) {
 }
 
 func (c *Clock) updateOnce(pid, at int) (changed bool, err error) {
-	v, err := openVDSO(pid)
+	v, err := reopenVDSO(pid)
 	if err != nil {
 		return false, err
 	}
@@ -227,7 +229,7 @@ func (c *Clock) patch(pid int, next []uint64) (busy bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	p, err := planFor(image)
+	p, err := c.plan(image)
 	if err != nil {
 		return false, err
 	}
@@ -514,7 +516,7 @@ func (c *Clock) patched(pid int) bool {
 	c.mu.Lock()
 	at := c.shim
 	c.mu.Unlock()
-	v, err := openVDSO(pid)
+	v, err := reopenVDSO(pid)
 	if err != nil {
 		return false
 	}

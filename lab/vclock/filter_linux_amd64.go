@@ -55,17 +55,24 @@ func execFilter() []unix.SockFilter {
 // set-user-ID bit gain nothing from it any more. Install before giving up root
 // to avoid that.
 func Install() (*os.File, error) {
+	// With the second flag (Linux 5.19) an exec that waits for us is interrupted
+	// by nothing but its end; without it, by every signal, to begin anew.
+	listener, err := install(unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+	if errors.Is(err, unix.EINVAL) {
+		return install(unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+	}
+	return listener, err
+}
+
+func install(flags uintptr) (*os.File, error) {
 	filter := execFilter()
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	fd, errno := seccomp(&prog, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+	fd, errno := seccomp(&prog, flags)
 	if errno == unix.EACCES {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return nil, fmt.Errorf("vclock: no_new_privs: %w", err)
 		}
-		fd, errno = seccomp(&prog, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
-	}
-	if errno == unix.EINVAL { // before Linux 5.19
-		fd, errno = seccomp(&prog, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+		fd, errno = seccomp(&prog, flags)
 	}
 	runtime.KeepAlive(filter)
 	if errno == 0 {

@@ -65,13 +65,35 @@ func TestSignalsDuringExec(t *testing.T) {
 	c := newClock(t)
 	busy := compileBusy(t)
 	set(t, c, Offset{Jump: hour})
-	p := start(t, c, busy, "signals")
-	line := p.line()
-	sec, err := strconv.ParseInt(line, 10, 64)
-	if err != nil {
-		t.Fatal(line)
+	for _, args := range [][]string{{busy, "signals", "300"}, {"old", busy, "signals", "5000"}} {
+		p := start(t, c, args...)
+		line := p.line()
+		sec, err := strconv.ParseInt(line, 10, 64)
+		if err != nil {
+			t.Fatal(line)
+		}
+		near(t, "date", time.Duration(sec-time.Now().Unix())*time.Second, hour, hour, 3*time.Second)
 	}
-	near(t, "date", time.Duration(sec-time.Now().Unix())*time.Second, hour, hour, 3*time.Second)
+}
+
+// TestNoRoom is processes that cannot be patched: they run on, and are listed.
+func TestNoRoom(t *testing.T) {
+	c := newClock(t)
+	c.plan = func([]byte) (plan, error) { return plan{}, errNoRoom }
+	set(t, c, Offset{Jump: hour})
+	p := probeStage(t, c)
+	near(t, "not patched", sample(t, p).Offset, 0, 0, time.Millisecond)
+	list, err := c.Unpatched()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, u := range list {
+		found = found || errors.Is(u.Err, errNoRoom)
+	}
+	if !found || c.Processes() != 0 {
+		t.Errorf("unpatched: %v; %d processes have the clock", list, c.Processes())
+	}
 }
 
 // TestKillDuringExec kills process groups whose processes execute programs all
@@ -79,13 +101,13 @@ func TestSignalsDuringExec(t *testing.T) {
 func TestKillDuringExec(t *testing.T) {
 	c := newClock(t)
 	set(t, c, Offset{Jump: hour})
-	for i := range 30 {
+	for i := range 12 {
 		cmd := stage.Command(t.Context(), "test-parent", "bash", "-c",
 			`echo; for i in 1 2 3 4 5 6 7 8; do (while :; do nice true; done) & done; wait`)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		p := startCommand(t, c, cmd)
 		p.line()
-		timer := time.NewTimer(time.Duration(i) * 700 * time.Microsecond)
+		timer := time.NewTimer(time.Duration(i) * 1700 * time.Microsecond)
 		<-timer.C
 		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -188,7 +210,7 @@ func TestTorn(t *testing.T) {
 		pids, vs = append(pids, pid), append(vs, v)
 	}
 	sets := 0
-	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); sets++ {
+	for end := time.Now().Add(time.Second); time.Now().Before(end); sets++ {
 		for _, v := range vs {
 			if changed, err := v.update(c.shim, c.id, []settings{two, one}[sets%2]); err != nil || !changed {
 				t.Fatal(changed, err)
@@ -227,7 +249,7 @@ func childrenOf(t *testing.T, parent int) (list []int) {
 func TestForks(t *testing.T) {
 	c := newClock(t)
 	p := start(t, c, compileBusy(t), "forks")
-	timer := time.NewTimer(400 * time.Millisecond)
+	timer := time.NewTimer(250 * time.Millisecond)
 	<-timer.C
 	set(t, c, Offset{Jump: hour})
 	at, _ := monotonic()

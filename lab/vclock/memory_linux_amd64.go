@@ -44,6 +44,20 @@ func openVDSO(pid int) (*vdso, error) {
 	if err != nil {
 		return nil, err
 	}
+	return openAt(pid, base, size)
+}
+
+// reopenVDSO finds the vDSO of a process that may have been patched, and not its
+// size, which takes much less. The caller closes it.
+func reopenVDSO(pid int) (*vdso, error) {
+	base, err := auxVDSO(pid)
+	if err != nil {
+		return nil, err
+	}
+	return openAt(pid, base, 0)
+}
+
+func openAt(pid int, base int64, size int) (*vdso, error) {
 	mem, err := os.OpenFile(procPath(pid, "mem"), os.O_RDWR, 0)
 	if err != nil {
 		return nil, goneOr(err)
@@ -144,6 +158,24 @@ func findVDSO(pid int) (base int64, size int, err error) {
 		return 0, 0, errGone
 	}
 	return 0, 0, errNoVDSO
+}
+
+// auxVDSO reads where the kernel told a 64-bit process that its vDSO is.
+func auxVDSO(pid int) (int64, error) {
+	const sysinfoEHDR = 33
+	aux, err := os.ReadFile(procPath(pid, "auxv"))
+	if err != nil {
+		return 0, goneOr(err)
+	}
+	if len(aux) == 0 { // a zombie has no memory
+		return 0, errGone
+	}
+	for ; len(aux) >= 16; aux = aux[16:] {
+		if binary.LittleEndian.Uint64(aux) == sysinfoEHDR {
+			return int64(binary.LittleEndian.Uint64(aux[8:])), nil //nolint:gosec // a user address
+		}
+	}
+	return 0, errNoVDSO
 }
 
 // process is what /proc says about one.

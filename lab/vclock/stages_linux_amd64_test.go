@@ -44,7 +44,14 @@ func init() {
 	})
 	stage.Register("test-exec", func(args []string) int {
 		runtime.LockOSThread()
-		listener, err := Install()
+		var listener *os.File
+		var err error
+		if args[0] == "old" { // as before Linux 5.19
+			args = args[1:]
+			listener, err = install(unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+		} else {
+			listener, err = Install()
+		}
 		if err != nil {
 			complain("test-exec:", err.Error())
 			return 97

@@ -43,7 +43,8 @@ int main(int argc, char **argv) {
 		for (;;) pause();
 	}
 	if (!strcmp(what, "signals")) { // execs fail as they do, under a storm of signals
-		struct itimerval every = {{0, 300}, {0, 300}}, never = {{0, 0}, {0, 0}};
+		int us = atoi(argv[2]);
+		struct itimerval every = {{0, us}, {0, us}}, never = {{0, 0}, {0, 0}};
 		signal(SIGALRM, count);
 		setitimer(ITIMER_REAL, &every, NULL);
 		char *const none[] = {"none", NULL};
@@ -76,7 +77,7 @@ int main(int argc, char **argv) {
 		return 0;
 	}
 	if (!strcmp(what, "forks")) { // a child every millisecond, each of which says late what it reads
-		for (int i = 0; i < 1000; i++) {
+		for (int i = 0; i < 600; i++) {
 			if (fork() == 0) {
 				usleep(500000);
 				long long m = raw(CLOCK_MONOTONIC), o = lib(CLOCK_REALTIME) - raw(CLOCK_REALTIME);
