@@ -420,7 +420,7 @@ func TestFigures(t *testing.T) {
 			0 add - 4 6-7 fail
 			0 add - 5 8-9
 			1 read - [2,3] 10-11
-			1 read - [1,2,3,9,9] 20-21
+			1 read - [1,2,3,9,9,9] 20-21
 			2 read - [1,2,3] 30-31`, map[string]any{
 			"attempts": int64(5), "acknowledged": int64(3), "recovered": int64(1), "reads": int64(3), "stable": int64(3), "lost": int64(1), "diverged": int64(0),
 			"stale": int64(1), "never_read": int64(0), "duplicated": int64(1), "unexpected": int64(1),

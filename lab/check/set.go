@@ -49,6 +49,7 @@ type element struct {
 	suffix    int32 // how many of the last reads have it, without a gap
 	finals    int32 // how many nodes' final reads have it
 	seenIn    int32 // the read that was last looked at for it
+	phantom   bool  // some read has it that ended before it can have been added
 }
 
 type setReads struct {
@@ -254,10 +255,9 @@ func (s *setCheck) read(at int32, r *setReads, list []any) {
 		if end < e.known {
 			e.known, e.knownBy = end, r.call
 		}
-		if e.add == nil || e.state == history.Fail || end < e.start {
-			if e.has == 1 {
-				s.phantom = append(s.phantom, id)
-			}
+		if end < e.start && !e.phantom { // it may have been added later, failed, or nobody did
+			e.phantom = true
+			s.phantom = append(s.phantom, id)
 		}
 	}
 }

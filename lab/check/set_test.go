@@ -53,6 +53,11 @@ func TestSet(t *testing.T) {
 			1 read - [2] 0-1
 			0 add - 2 4-5
 			1 read - [2] 6-7`},
+		{"read before it was added, within a longer read", check.Invalid, "1 unexpected", `
+			1 read - [2] 0-9
+			2 read - [2] 1-2
+			0 add - 2 4-5
+			1 read - [2] 10-11`},
 		{"twice in a read", check.Invalid, "process 1 at n2 read 2 more than once", `
 			0 add - 2 4-5
 			1 read - [2,2,2] 6-7`},
@@ -83,6 +88,24 @@ func TestSet(t *testing.T) {
 			1 read - [] 2-3
 			1 read - [1] 4-5
 			0 add - 2 6-7`},
+		{"missed by the only read, no final read", check.Invalid, "lost: 1", `
+			0 add - 1 0-1
+			1 read - [] 2-3
+			0 add - 2 4-5`},
+		{"read while it was added", check.Valid, "of 1 acknowledged elements 1 are stable", `
+			0 add - 1 0-9
+			1 read - [1] 2-3`},
+		{"a read during the last add is not final", check.Valid, "1 stale for a while", `
+			0 add - 1 0-1
+			0 add - 2 2-9
+			2 read - [] 4-5
+			1 read - [1,2] 10-11`},
+		{"stale, back, and lost", check.Invalid, "last read by process 1 at n2 from 0.004s to 0.005s (index 5), and is missing from what process 1 at n2 read from 0.006s", `
+			0 add - 1 0-1
+			1 read - [] 2-3
+			1 read - [1] 4-5
+			1 read - [] 6-7
+			1 read - [] 8-9`},
 		{"unknown read is ignored", check.Valid, "", `
 			0 add - 1 0-1
 			1 read - [1] 2-3
