@@ -147,6 +147,11 @@ var programs = map[string]func(args []string) int{
 		fmt.Println("got", <-c)
 		return 3
 	},
+	// deaf ignores SIGTERM.
+	"test.deaf": func([]string) int {
+		signal.Ignore(syscall.SIGTERM)
+		return wait()
+	},
 	// look tells of the supervising namespaces.
 	"test.look": func([]string) int {
 		// An orphan that ends is nobody's child but the supervisor's.
@@ -244,6 +249,7 @@ func userland(dir string) (err error) {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, h.PowerOff(ctx), own.Close()) }()
 	join(own.TAP(), h.TAP())
 	if err := clock.Set(vclock.Offset{Jump: 24 * 365 * time.Hour}); err != nil {
 		return err
@@ -268,7 +274,7 @@ func userland(dir string) (err error) {
 	if _, err = h.Run(ctx, Process{Name: "spin", User: "nobody", Argv: stage.Argv("test.spin")}); err != nil {
 		return err
 	}
-	if err := h.Throttle(ctx, 0.3); err != nil {
+	if err := h.Throttle(ctx, minShare); err != nil {
 		return err
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -291,10 +297,7 @@ func userland(dir string) (err error) {
 	if n, err := h.Kill(ctx, "spin"); n != 1 || err != nil {
 		return fmt.Errorf("killed %d, %w", n, err)
 	}
-	if err := h.PowerOff(ctx); err != nil {
-		return err
-	}
-	return own.Close()
+	return h.PowerOff(ctx)
 }
 
 func fail(err error) int {

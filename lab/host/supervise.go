@@ -112,24 +112,24 @@ func Supervise(ctx context.Context, s Supervision) (code int, err error) {
 		<-ended
 		return 0, fmt.Errorf("new namespaces: %w%s", err, namespaceHint(err))
 	}
-	forward(ctx, cmd, signals, s.Grace, ended)
+	// The supervisor says when it can take signals, or why it cannot start.
+	var r report
+	if _, _, err := ours.receive(&r); err != nil { // it ended before
+		r = report{What: reportFailed, Err: "the supervising process ended before it began"}
+	}
+	if r.What == reportReady {
+		forward(ctx, cmd, signals, s.Grace, ended)
+	}
+	<-ended
 	cleanRun(context.WithoutCancel(ctx), id)
-	if code := cmd.ProcessState.ExitCode(); code != setupFailed {
-		if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-			return 128 + int(ws.Signal()), nil
-		}
-		return code, nil
+	if r.What != reportReady {
+		return 0, errors.New(r.Err)
 	}
-	var failed report
-	if _, _, err := ours.receive(&failed); err != nil {
-		return setupFailed, nil // the stage's own
+	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal()), nil
 	}
-	return 0, errors.New(failed.Err)
+	return cmd.ProcessState.ExitCode(), nil
 }
-
-// setupFailed is the exit code of a supervisor that could not start its stage;
-// the reason is in the socket.
-const setupFailed = 126
 
 // forward sends signals on until the supervisor has ended.
 func forward(ctx context.Context, cmd *exec.Cmd, signals <-chan os.Signal, grace time.Duration, ended <-chan struct{}) {
@@ -213,8 +213,9 @@ func superviseStage(args []string) int {
 	pid, err := s.start()
 	if err != nil {
 		_ = c.send(report{What: reportFailed, Err: err.Error()}, 0)
-		return setupFailed
+		return 1
 	}
+	_ = c.send(report{What: reportReady}, 0) // if nobody is there to hear it, orphaned says so
 	for {
 		select {
 		case <-orphaned:
