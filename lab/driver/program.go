@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 )
@@ -51,7 +53,7 @@ func Spawn(p Process, stderr io.Writer) (*Program, error) {
 	}
 	cmd := exec.Cmd{
 		Path: path, Args: p.Argv, Dir: p.Dir, Stderr: stderr,
-		Env:         append(os.Environ(), p.Env...),
+		Env:         append(inherited(), p.Env...),
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: as},
 	}
 	stdin, err := cmd.StdinPipe()
@@ -81,6 +83,15 @@ func Spawn(p Process, stderr io.Writer) (*Program, error) {
 		Stdin: stdin, Stdout: stdout, Done: done,
 		Kill: func() { once.Do(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }) },
 	}, nil
+}
+
+// inherited is what of our environment every program gets: enough to find other
+// programs and files, nothing that makes two runs differ or is nobody's business.
+func inherited() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return !slices.Contains([]string{"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ"}, name)
+	})
 }
 
 // credential is whom to run a program as: nil for who we are.

@@ -161,6 +161,7 @@ func TestProtocolExample(t *testing.T) {
 }
 
 func TestSpawn(t *testing.T) {
+	t.Setenv("SECRET", "leaked")
 	if _, err := Spawn(Process{}, nil); err == nil {
 		t.Error("no command is no error")
 	}
@@ -168,7 +169,7 @@ func TestSpawn(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	// A program that started another and ignores what it is told dies with it all.
-	p, err := Spawn(Process{Argv: []string{"sh", "-c", "trap '' TERM PIPE; sleep 600 & echo $X; wait"}, Env: []string{"X=up"}}, nil)
+	p, err := Spawn(Process{Argv: []string{"sh", "-c", "trap '' TERM PIPE; sleep 600 & echo $X$SECRET; wait"}, Env: []string{"X=up"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
