@@ -113,10 +113,7 @@ func TestSupervise_NothingIsLeft(t *testing.T) {
 		"supervisor": 1, "stage": 2, "first process of the host": 3,
 	} {
 		t.Run(who, func(t *testing.T) {
-			mounts, err := os.ReadFile("/proc/self/mountinfo")
-			if err != nil {
-				t.Fatal(err)
-			}
+			before := mounts(t)
 			r, w, err := os.Pipe()
 			if err != nil {
 				t.Fatal(err)
@@ -133,19 +130,19 @@ func TestSupervise_NothingIsLeft(t *testing.T) {
 			if line, err := bufio.NewReader(r).ReadString('\n'); line != "ready\n" {
 				t.Fatal(line, err)
 			}
-			before, err := readTable()
+			all, err := readTable()
 			if err != nil {
 				t.Fatal(err)
 			}
 			victim := outer.Process.Pid
 			for range depth {
-				children := before.closure(func(e entry, _ map[int]bool) bool { return e.parent == victim })
+				children := all.closure(func(e entry, _ map[int]bool) bool { return e.parent == victim })
 				if len(children) != 1 {
 					t.Fatalf("children of %d: %v", victim, children)
 				}
 				victim = children[0].pid
 			}
-			started := before.below(outer.Process.Pid)
+			started := all.below(outer.Process.Pid)
 			if len(started) < 6 || len(cgroups(t)) == 0 {
 				t.Fatalf("only %v, %v", started, cgroups(t))
 			}
@@ -173,9 +170,8 @@ func TestSupervise_NothingIsLeft(t *testing.T) {
 				}
 				return true
 			})
-			after, err := os.ReadFile("/proc/self/mountinfo")
-			if err != nil || !bytes.Equal(mounts, after) {
-				t.Errorf("mounts: before\n%s\nafter\n%s\n%v", mounts, after, err)
+			if after := mounts(t); after != before {
+				t.Errorf("mounts before:\n%s\nafter:\n%s", before, after)
 			}
 			cleaned, err := Clean(t.Context())
 			if err != nil {
@@ -192,6 +188,23 @@ func TestSupervise_NothingIsLeft(t *testing.T) {
 			}
 		})
 	}
+}
+
+// mounts is the list of mounts, read twice alike: a single read may be cut into
+// pieces between which the kernel has changed it.
+func mounts(t *testing.T) string {
+	t.Helper()
+	last := ""
+	until(t, "mounts stay", func() bool {
+		data, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		same := last == string(data)
+		last = string(data)
+		return same
+	})
+	return last
 }
 
 // cgroups are those of labs that processes of this pid namespace started.
