@@ -90,8 +90,8 @@
 // content once its removal is in the journal, and a file that came and went
 // within one transaction of the journal leaves no trace. Times of directories
 // are not promised, and the time of last access changes only when it is set.
-// When a million operations or a gigabyte of content are pending the oldest half
-// is written back, as a kernel does that runs out of clean pages
+// When more than a million operations or 256 MiB of content are pending the oldest
+// are written back, as a kernel does that runs out of clean pages
 // (Counters.WrittenBack). Crash states in which blocks hold what some other file
 // had are not among those that Subset draws.
 //

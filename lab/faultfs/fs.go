@@ -159,7 +159,7 @@ func spawn(ctx context.Context, config daemonConfig, log io.Writer) (*FS, error)
 	}
 	f.cmd.Stderr = log
 	f.cmd.ExtraFiles = []*os.File{theirs}
-	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // not what a terminal interrupts
+	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // not what a terminal interrupts
 	f.cmd.WaitDelay = time.Second
 	if err := f.cmd.Start(); err != nil {
 		kill()

@@ -149,7 +149,7 @@ func (o *op) need(first *op) {
 
 // finish takes ops out of the graph: they are on the disk, or will never be.
 func (g *graph) finish(ops []*op) {
-	touched := map[uint64]bool{}
+	touched := map[uint64]int{} // and how many of the ops of the inode itself
 	for _, o := range ops {
 		if o.done {
 			continue
@@ -157,13 +157,15 @@ func (g *graph) finish(ops []*op) {
 		o.done = true
 		g.live--
 		g.bytes -= o.bytes()
-		touched[o.ino] = true
+		touched[o.ino]++
 		if o.kind == opNames {
 			for _, e := range o.meta.entries {
 				if key := (nameKey{e.dir, e.name}); g.last[key] == o {
 					delete(g.last, key)
 				}
-				touched[e.dir], touched[e.ino], touched[e.was] = true, true, true
+				for _, ino := range [...]uint64{e.dir, e.ino, e.was} {
+					touched[ino] += 0
+				}
 			}
 			if g.move == o {
 				g.move = nil
@@ -171,19 +173,32 @@ func (g *graph) finish(ops []*op) {
 		}
 		o.data, o.full, o.deps = nil, nil, nil
 	}
-	for ino := range touched {
+	for ino, done := range touched {
 		n := g.nodes[ino]
 		if n == nil {
 			continue
 		}
-		n.ops, n.names, n.named = pendingOf(n.ops), pendingOf(n.names), pendingOf(n.named)
+		had := len(n.ops)
+		if n.ops = trim(n.ops); had-len(n.ops) < done {
+			n.ops = pendingOf(n.ops)
+		}
+		n.names, n.named = pendingOf(n.names), pendingOf(n.named)
 		if len(n.ops)+len(n.names)+len(n.named) == 0 {
 			delete(g.nodes, ino)
 		}
 	}
-	if len(g.log) > 2*g.live+1024 {
+	if g.log = trim(g.log); len(g.log) > 2*g.live+1024 {
 		g.log = pendingOf(g.log)
 	}
+}
+
+// trim drops what is done at the front: most of it, where much is.
+func trim(ops []*op) []*op {
+	for len(ops) > 0 && ops[0].done {
+		ops[0] = nil
+		ops = ops[1:]
+	}
+	return ops
 }
 
 // pendingOf drops what is done.

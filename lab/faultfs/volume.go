@@ -13,10 +13,10 @@ const (
 	maxFileSize = 1 << 42 // 4 TiB, sparse
 	maxName     = 255
 
-	// Beyond these the oldest half of what is pending is written back, as a
-	// kernel does that runs short of clean pages.
+	// Beyond these the oldest of what is pending is written back, as a kernel
+	// does that runs short of clean pages.
 	defaultMaxOps   = 1 << 20
-	defaultMaxBytes = 1 << 30
+	defaultMaxBytes = 256 << 20
 )
 
 // volume is the filesystem without the kernel: what processes see, what the disk
@@ -66,7 +66,7 @@ func (v *volume) relieve() {
 	var old []*op
 	live, size := v.live, v.bytes
 	for _, o := range v.log {
-		if live <= v.maxOps/2 && size <= v.maxBytes/2 {
+		if live <= v.maxOps-v.maxOps/32 && size <= v.maxBytes-v.maxBytes/32 {
 			break
 		}
 		if !o.done {
