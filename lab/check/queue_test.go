@@ -47,6 +47,18 @@ func TestQueue(t *testing.T) {
 			0 enqueue - 2 2-3
 			1 dequeue - null 4-5 fail
 			1 drain - null>[2] 6-7`},
+		{"an unknown drain may have all", check.Unknown, "2 acknowledged elements not delivered, which 1 call of unknown outcome may have", `
+			0 enqueue - 1 0-1
+			0 enqueue - 2 2-3
+			0 enqueue - 3 4-5
+			1 drain - null 6-7 info
+			2 drain - null>[3] 6-7`},
+		{"a failed drain has none", check.Invalid, "2 lost", `
+			0 enqueue - 1 0-1
+			0 enqueue - 2 2-3
+			0 enqueue - 3 4-5
+			1 drain - null 6-7 fail
+			2 drain - null>[3] 8-9`},
 		{"unknown enqueue", check.Valid, "", `
 			0 enqueue - 1 0-1 info
 			0 enqueue - 2 2-3 info
@@ -80,6 +92,18 @@ func TestQueue(t *testing.T) {
 			0 enqueue - 1 0-1
 			0 enqueue - 2 2-3
 			1 drain - null>[2,1] 4-5`},
+		{"reordered within a drain", check.Invalid, "1 reordered", `
+			0 enqueue - 1 0-1
+			0 enqueue - 2 2-3
+			0 enqueue - 3 4-5
+			1 drain - null>[2,1,3] 6-7`},
+		{"reordered over several", check.Invalid, "1 reordered", `
+			0 enqueue - 1 0-1
+			0 enqueue - 2 2-3
+			0 enqueue - 3 4-5
+			1 dequeue - null>2 6-7
+			1 dequeue - null>1 8-9
+			1 dequeue - null>3 10-11`},
 		{"other producers have their own order", check.Valid, "", `
 			0 enqueue - 1 0-1
 			1 enqueue - 2 2-3
