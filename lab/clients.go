@@ -33,12 +33,9 @@ func (r *runner) connect(ctx context.Context, worker int, node string) (driver.C
 	}
 	m := r.world.machine(s.ClientHosts()[worker%s.Clients])
 	env := &spawnEnv{world: r.world, on: m}
-	if s.System.Driver == "exec" {
-		return r.world.system.Client(ctx, env, node, s.Workload.Name)
-	}
 	spec := driver.ClientSpec{
 		System: s.System.Driver, Workload: s.Workload.Name, Node: node, Nodes: s.Nodes(), Addrs: r.world.addrs(), Lab: labAddr,
-		Options: s.System.Options, Resource: r.resourceConfig(),
+		Options: s.System.Options, Resource: r.resourceConfig(), Exec: s.System.Exec,
 	}
 	spawn := func(ctx context.Context) (*driver.Program, error) {
 		return env.Spawn(ctx, driver.Process{Name: "client", Argv: stage.Argv("client", spec.Arg())})
@@ -47,13 +44,13 @@ func (r *runner) connect(ctx context.Context, worker int, node string) (driver.C
 	return driver.NewLines(spawn, hello, driver.LinesConfig{Timeout: s.Workload.Timeout}), nil
 }
 
-// protected are the workloads whose locks protect something.
-const protected = "lock"
+// lockWorkload is the one whose locks protect something.
+const lockWorkload = "lock"
 
 // resourceConfig is where the resource is that the workload's locks protect; nil
 // for workloads without.
 func (r *runner) resourceConfig() *driver.ResourceConfig {
-	if r.plan.Scenario.Workload.Name != protected {
+	if r.plan.Scenario.Workload.Name != lockWorkload {
 		return nil
 	}
 	o := r.plan.Scenario.Workload.Options
@@ -62,15 +59,16 @@ func (r *runner) resourceConfig() *driver.ResourceConfig {
 
 // resource starts what the workload's locks protect.
 func (r *runner) resource(ctx context.Context) error {
-	if r.plan.Scenario.Workload.Name != protected {
+	if r.plan.Scenario.Workload.Name != lockWorkload {
 		return nil
 	}
-	return r.world.serveResource(ctx, workload.NewResource(r.plan.Scenario.Workload.Options.Fencing, r.now))
+	r.protected = workload.NewResource(r.plan.Scenario.Workload.Options.Fencing, r.now)
+	return r.world.serveResource(ctx, r.protected)
 }
 
 func init() {
 	stage.Register("client", driver.ClientStage(func(ctx context.Context, env driver.Env, spec driver.ClientSpec) (driver.Client, error) {
-		system, err := systems[spec.System](&Scenario{})
+		system, err := systems[spec.System](&Scenario{System: System{Exec: spec.Exec}})
 		if err != nil {
 			return nil, err
 		}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"holdfast.dev/lab/history"
 	"holdfast.dev/lab/nemesis"
 	"holdfast.dev/lab/report"
+	"holdfast.dev/lab/workload"
 )
 
 const (
@@ -71,13 +74,15 @@ func (r *runner) collect(ctx context.Context) {
 	}
 }
 
-// collectFaults takes down what became of the faults, and doubts the run when
-// one of them did nothing.
+// collectFaults takes down what became of the faults. A step that did nothing
+// makes the run doubtful. Random faults get in one another's way (what is off
+// cannot be paused), so of them a whole kind has to have done nothing.
 func (r *runner) collectFaults() {
 	if r.nemesis == nil {
 		return
 	}
 	background := len(r.plan.Scenario.Network)
+	random, worked := map[string]int{}, map[string]bool{}
 	for _, rec := range r.nemesis.Records() {
 		f := report.Fault{
 			ID: rec.ID, Kind: string(rec.Kind), Text: rec.Fault, Resolved: rec.Resolved, Hosts: rec.Hosts, From: rec.From, To: rec.To,
@@ -88,10 +93,19 @@ func (r *runner) collectFaults() {
 		}
 		r.data.Faults = append(r.data.Faults, f)
 		switch {
+		case rec.ID <= background:
+		case !r.scripted[rec.ID]:
+			random[f.Kind]++
+			worked[f.Kind] = worked[f.Kind] || f.Touched > 0
 		case rec.Err != "":
 			r.doubt(fmt.Sprintf("%s: %s", f.Resolved, rec.Err))
-		case rec.Effect.Nothing() && rec.ID > background:
+		case rec.Effect.Nothing():
 			r.doubt(fmt.Sprintf("%s: it touched nothing", f.Resolved))
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(random)) {
+		if !worked[kind] {
+			r.doubt(fmt.Sprintf("none of %d random faults of the kind %s touched anything", random[kind], kind))
 		}
 	}
 }
@@ -142,7 +156,11 @@ func (r *runner) judge(ctx context.Context) error {
 		}
 	}
 	r.vacuity(clients)
-	for _, c := range r.workload.Checks() {
+	checks := r.workload.Checks()
+	if r.protected != nil {
+		checks = append(checks, workload.Check{Name: "resource", Func: r.protected.Check})
+	}
+	for _, c := range checks {
 		r.say("checking: " + c.Name)
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkLimit)
 		res := runCheck(limit, c.Name, c.Func, clients)

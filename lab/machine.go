@@ -44,7 +44,7 @@ type machine struct {
 	offset   vclock.Offset
 	probe    *vclock.Probe
 	services []*service
-	paused   map[string]int // by name of the service, "" is all; how many faults hold it
+	paused   map[string]bool // names of services; "" is all
 	starts   int
 	crashes  []report.Crash
 	throttle time.Duration // of hosts that are off by now
@@ -58,7 +58,7 @@ type service struct {
 }
 
 func newMachine(w *world, name, role string, addr netip.Addr) *machine {
-	m := &machine{w: w, name: name, role: role, addr: addr, life: make(chan struct{}, 1), paused: map[string]int{}}
+	m := &machine{w: w, name: name, role: role, addr: addr, life: make(chan struct{}, 1), paused: map[string]bool{}}
 	return m
 }
 
@@ -172,7 +172,7 @@ func (m *machine) powerOff(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	m.throttle += throttled
-	m.paused = map[string]int{}
+	clear(m.paused)
 	for _, s := range m.services {
 		s.proc = nil
 	}
@@ -483,15 +483,16 @@ func (m *machine) Pause(ctx context.Context, name string) (int, error) {
 	}
 	n, err := h.Pause(ctx, name)
 	m.mu.Lock()
-	m.paused[name]++
+	m.paused[name] = true
 	m.mu.Unlock()
 	return n, err
 }
 
 func (m *machine) Resume(ctx context.Context, name string) error {
 	m.mu.Lock()
-	if m.paused[name]--; m.paused[name] <= 0 {
-		delete(m.paused, name)
+	delete(m.paused, name)
+	if name == "" {
+		clear(m.paused)
 	}
 	h := m.host
 	m.mu.Unlock()
@@ -556,12 +557,12 @@ func (m *machine) PowerOff(ctx context.Context, crash faultfs.Crash) (faultfs.Lo
 func (m *machine) Running() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.host == nil || m.paused[""] > 0 {
+	if m.host == nil || m.paused[""] {
 		return 0
 	}
 	n := 0
 	for _, s := range m.services {
-		if s.proc != nil && m.paused[s.spec.Name] == 0 {
+		if s.proc != nil && !m.paused[s.spec.Name] {
 			n++
 		}
 	}

@@ -87,7 +87,7 @@ func (r *runner) sampleClocks(ctx context.Context) {
 	}
 	for _, m := range r.world.machines {
 		m.mu.Lock()
-		p, paused := m.probe, m.paused[""] > 0
+		p, paused := m.probe, m.paused[""]
 		m.mu.Unlock()
 		if p == nil || paused {
 			continue

@@ -50,6 +50,8 @@ type runner struct {
 	history  *history.Writer
 	workers  *workers
 	nemesis  *nemesis.Nemesis
+	// What the workload's locks protect; nil for other workloads.
+	protected *workload.Resource
 
 	journalFile *os.File
 	mu          sync.Mutex // guards what follows
@@ -57,7 +59,8 @@ type runner struct {
 	phase       string
 	phaseFrom   time.Duration
 	phaseLength time.Duration
-	leaders     []string // before the last fault
+	leaders     []string     // before the last fault
+	scripted    map[int]bool // injections that are steps of the scenario
 }
 
 // Execute runs a plan in the process' own namespaces, which Supervise made, and
@@ -66,7 +69,7 @@ type runner struct {
 // one at a time. An error means that the run could not be made; a verdict comes
 // with the data.
 func Execute(ctx context.Context, plan *Plan, dir string, command string, progress func(Progress)) (*report.Data, error) {
-	r := &runner{plan: plan, dir: dir, begin: time.Now()}
+	r := &runner{plan: plan, dir: dir, begin: time.Now(), scripted: map[int]bool{}}
 	var one sync.Mutex
 	r.progress = func(p Progress) {
 		one.Lock()
@@ -132,7 +135,11 @@ func (r *runner) run(ctx context.Context) (err error) {
 	r.collect(worldCtx)
 	down, cancel := context.WithTimeout(worldCtx, time.Minute)
 	defer cancel()
-	downErr := r.world.close(down)
+	var downErr error
+	if r.nemesis != nil {
+		downErr = r.nemesis.Close(down)
+	}
+	downErr = errors.Join(downErr, r.world.close(down))
 	endWorld()
 	r.collectLogs()
 	if downErr != nil {
@@ -310,7 +317,7 @@ func (r *runner) startAll(ctx context.Context, hosts []string) {
 // core heals a majority only and demands that it works without the rest
 // (TigerBeetle's liveness mode).
 func (r *runner) core(ctx context.Context) {
-	if err := r.nemesis.HealAll(ctx); err != nil {
+	if err := r.nemesis.HealAmong(ctx, r.plan.Core); err != nil {
 		r.doubt("healing: " + err.Error())
 	}
 	r.startAll(ctx, r.plan.Core)

@@ -59,8 +59,15 @@ func (r *runner) do(ctx context.Context, st PlannedStep) {
 			r.leaders = leaders
 			r.mu.Unlock()
 		}
-		if _, err := r.nemesis.Inject(ctx, *st.Fault); err != nil && ctx.Err() == nil {
-			r.doubt(fmt.Sprintf("step %d: %s: %v", st.ID, st.Fault, err))
+		active, err := r.nemesis.Inject(ctx, *st.Fault)
+		switch {
+		case st.Apart: // random faults meet: what is off cannot be paused
+		case err == nil:
+			r.mu.Lock()
+			r.scripted[active.ID()] = true
+			r.mu.Unlock()
+		case ctx.Err() == nil:
+			r.doubt(fmt.Sprintf("step %d: %v", st.ID, err))
 		}
 	case st.Heal == "all":
 		r.heal(ctx)
