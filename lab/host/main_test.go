@@ -212,7 +212,7 @@ func supervise(name string, args ...string) int {
 	return code
 }
 
-// openDevices makes devices that everybody may use.
+// openDevices makes devices that everybody may use, and a disk of somebody else's.
 func openDevices() error {
 	if err := privateMounts(); err != nil {
 		return err
@@ -228,7 +228,17 @@ func openDevices() error {
 			return err
 		}
 	}
-	return unix.Mount("/dev/net/fuse", "/dev/fuse", "", unix.MS_BIND, "")
+	if err := unix.Mount("/dev/net/fuse", "/dev/fuse", "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0) // open as long as this process
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir("/dev/net/disk", 0o755); err != nil {
+		return err
+	}
+	return unix.Mount("faultfs", "/dev/net/disk", "fuse.faultfs", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
 }
 
 // userland is what must work without root.
