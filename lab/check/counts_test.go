@@ -366,7 +366,7 @@ func TestAnyHistory(t *testing.T) {
 	fs := []string{"read", "write", "cas", "add", "enqueue", "dequeue", "drain", "generate", "get", "delete"}
 	values := []any{nil, int64(1), int64(2), 1.5, "x", []any{}, []any{int64(1), int64(2)}, []any{nil}, map[string]any{"a": nil}, true}
 	names := check.Names()
-	for range 3000 {
+	for range 1500 {
 		var calls []call
 		few := []string{fs[rnd.IntN(len(fs))], fs[rnd.IntN(len(fs))]}
 		for i := range 1 + rnd.IntN(8) {

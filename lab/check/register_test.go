@@ -345,7 +345,7 @@ func bigRegister(n, clients, keys int) []call {
 
 func TestRegisterBig(t *testing.T) {
 	for _, keys := range []int{1, 20} {
-		calls := bigRegister(6_000, 100, keys)
+		calls := bigRegister(4_000, 100, keys)
 		h := recorded(calls)
 		if r := (check.Register{}).Check(t.Context(), h); r.Verdict != check.Valid {
 			t.Fatalf("%+v", r)
@@ -355,8 +355,8 @@ func TestRegisterBig(t *testing.T) {
 		for range 8 {
 			broken := append([]call(nil), calls...)
 			for {
-				i := 3_000 + rnd.IntN(3_000)
-				j := rnd.IntN(1_500)
+				i := 2_000 + rnd.IntN(2_000)
+				j := rnd.IntN(1_000)
 				if broken[i].f == "read" && broken[j].f == "write" && broken[i].key == broken[j].key {
 					broken[i].out = broken[j].in
 					break

@@ -309,7 +309,7 @@ func setCount(calls []call) (lost, diverged, stable, stale int) {
 }
 
 func TestSetBig(t *testing.T) {
-	h := recorded(setRun(rand.New(rand.NewPCG(1, 1)), 3000, 10))
+	h := recorded(setRun(rand.New(rand.NewPCG(1, 1)), 1000, 10))
 	if r := (check.Set{}).Check(t.Context(), h); r.Verdict != check.Valid || r.Stats["stable_latency"].(map[string]any)["p100"] != 0.0 {
 		t.Errorf("%+v", r)
 	}
