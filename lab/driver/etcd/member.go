@@ -75,8 +75,9 @@ func (c *client) Invoke(ctx context.Context, op history.Op) history.Op {
 // departed is the context key of a flag that says whether a request left.
 type departed struct{}
 
-// departures sets the flag before gRPC hands anything of a request to the
-// network. As long as it is not set, the request has certainly not been executed.
+// departures sets the flag when gRPC has sent the header of a request, before it
+// hands its message to the network. As long as it is not set, the request has
+// certainly not been executed.
 type departures struct{}
 
 func (departures) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }

@@ -3,8 +3,10 @@ package postgres
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +20,7 @@ type client struct {
 	settings
 	addr   netip.AddrPort
 	conn   *pgx.Conn // nil: not connected
+	wire   *wire     // under conn
 	invoke invoke
 }
 
@@ -28,7 +31,46 @@ type invoke func(ctx context.Context, c *client, op history.Op) history.Op
 func (c *client) Invoke(ctx context.Context, op history.Op) history.Op {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	return c.invoke(ctx, c, op)
+	op = c.invoke(ctx, c, op)
+	if c.conn != nil && c.conn.IsClosed() {
+		c.wire.cut()
+		c.conn = nil
+	}
+	return op
+}
+
+// wire is the connection under pgx's. It knows whether anything was sent, and
+// can be ended at once: pgx leaves one that failed open for up to 15 seconds, and
+// with it the locks of the transaction.
+type wire struct {
+	net.Conn
+	writes atomic.Int64
+}
+
+// dial connects, once: the second connection would be pgx's to have a statement
+// cancelled that took too long, and servers are to bear such clients.
+func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if w.Conn != nil {
+		return nil, errors.New("one connection only")
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	w.Conn = conn
+	return w, nil
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	w.writes.Add(1) // before: also what fails may have been written in part
+	return w.Conn.Write(p)
+}
+
+// cut ends the connection, if there is one.
+func (w *wire) cut() {
+	if w.Conn != nil {
+		_ = w.Close() // it may be closed
+	}
 }
 
 // Close implements driver.Client.
@@ -39,6 +81,7 @@ func (c *client) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	_ = c.conn.Close(ctx) // a server that does not answer is no fault of ours
+	c.wire.cut()
 	return nil
 }
 
@@ -47,9 +90,17 @@ func (c *client) ready(ctx context.Context) (*pgx.Conn, error) {
 	if c.conn != nil && !c.conn.IsClosed() {
 		return c.conn, nil
 	}
-	conn, err := connect(ctx, c.addr, c.timeout)
-	c.conn = conn
+	conn, w, err := connect(ctx, c.addr, c.timeout)
+	c.conn, c.wire = conn, w
 	return conn, err
+}
+
+// certain says of an error of a call that changes something that nothing was
+// changed and never will be: it was not sent, or the server rolled it back. Pgx's
+// own SafeToRetry is not asked: a COMMIT whose connection was closed is "conn
+// closed" to it, and safe.
+func (c *client) certain(before int64, err error) bool {
+	return c.wire.writes.Load() == before || rolledBack(err)
 }
 
 // alone runs a statement that is its own transaction; certain says of an error
@@ -60,8 +111,9 @@ func (c *client) alone(ctx context.Context, f func(context.Context, *pgx.Conn) e
 	if err != nil {
 		return true, err
 	}
+	before := c.wire.writes.Load()
 	err = f(ctx, conn)
-	return rolledBack(err), err
+	return c.certain(before, err), err
 }
 
 // transact runs f in a transaction. As long as COMMIT is not sent, nothing can
@@ -82,8 +134,9 @@ func (c *client) transact(ctx context.Context, f func(context.Context, pgx.Tx) e
 		}
 		return true, err
 	}
+	before := c.wire.writes.Load()
 	err = tx.Commit(ctx)
-	return rolledBack(err), err
+	return c.certain(before, err), err
 }
 
 // errConflict says that a condition did not hold.
@@ -115,7 +168,7 @@ func rolledBack(err error) bool {
 	if _, ok := errors.AsType[decidedError](err); ok {
 		return true
 	}
-	if errors.Is(err, pgx.ErrTxCommitRollback) || pgconn.SafeToRetry(err) { // the latter: nothing was sent
+	if errors.Is(err, pgx.ErrTxCommitRollback) {
 		return true
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
