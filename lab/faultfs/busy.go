@@ -2,6 +2,7 @@ package faultfs
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -37,9 +38,17 @@ func deviceOf(mount string) (string, error) {
 	return dev, nil
 }
 
-// usersOf names the processes other than this one, of all namespaces that its
+// process is one that uses a mount.
+type process struct {
+	pid       int
+	name, why string
+}
+
+func (u process) String() string { return fmt.Sprintf("%s (pid %d, %s)", u.name, u.pid, u.why) }
+
+// usersOf returns the processes other than this one, of all namespaces that its
 // /proc shows, that have something of the device open or mapped, or are in it.
-func usersOf(dev string) (users []string) {
+func usersOf(dev string) (users []process) {
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range procs {
 		pid, _ := strconv.Atoi(filepath.Base(dir))
@@ -48,7 +57,7 @@ func usersOf(dev string) (users []string) {
 		}
 		if why := usedBy(dir, dev); why != "" {
 			name, _ := os.ReadFile(dir + "/comm")
-			users = append(users, fmt.Sprintf("%s (pid %d, %s)", strings.TrimSpace(string(name)), pid, why))
+			users = append(users, process{pid, strings.TrimSpace(string(name)), why})
 		}
 	}
 	return users
@@ -93,4 +102,34 @@ func on(link, dev string) bool {
 		return false
 	}
 	return fmt.Sprintf("%d:%d", st.Dev_major, st.Dev_minor) == dev
+}
+
+// killed reports whether a thread has SIGKILL pending, is on its way out, or is
+// gone.
+func killed(tid int) bool {
+	proc := "/proc/" + strconv.Itoa(tid)
+	status, err := os.ReadFile(proc + "/status")
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(status)) {
+		if bits, ok := strings.CutPrefix(line, "SigPnd:"); ok {
+			if set, _ := strconv.ParseUint(strings.TrimSpace(bits), 16, 64); set&(1<<(unix.SIGKILL-1)) != 0 {
+				return true
+			}
+		}
+	}
+	// After the name, which may hold anything, come state, parent, group,
+	// session, terminal, its group, flags.
+	const exiting = 0x4
+	stat, err := os.ReadFile(proc + "/stat")
+	if err != nil {
+		return true
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 7 {
+		return false
+	}
+	flags, _ := strconv.ParseUint(fields[6], 10, 64)
+	return flags&exiting != 0
 }

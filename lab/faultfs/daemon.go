@@ -10,7 +10,7 @@ import (
 	"log"
 	"maps"
 	"os"
-	"strings"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -70,8 +70,9 @@ func runDaemon(args []string) int {
 		d.unmount()
 		return 1
 	}
-	d.serve(control, answer)
-	d.unmount()
+	wait := d.serve(control, answer)
+	d.unmount() // which ends what hangs
+	wait()
 	return 0
 }
 
@@ -106,8 +107,9 @@ func (d *daemon) unmount() {
 	}
 }
 
-// serve answers requests until the socket closes.
-func (d *daemon) serve(control io.Reader, answer *json.Encoder) {
+// serve answers requests until the socket closes, and returns how to wait for
+// those that it is still at.
+func (d *daemon) serve(control io.Reader, answer *json.Encoder) (wait func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var pending sync.WaitGroup
 	var writing sync.Mutex
@@ -136,7 +138,7 @@ func (d *daemon) serve(control io.Reader, answer *json.Encoder) {
 		})
 	}
 	cancel()
-	pending.Wait()
+	return pending.Wait
 }
 
 // answer does what a request asks for.
@@ -146,15 +148,18 @@ func (d *daemon) answer(ctx context.Context, r request) (any, error) {
 		if r.Rule == nil {
 			return nil, errors.New("inject: no rule")
 		}
-		if err := d.rules.add(*r.Rule); err != nil {
+		rule, err := d.rules.check(*r.Rule)
+		if err != nil {
 			return nil, err
 		}
-		d.forget(r.Rule.Path)
-		return nil, nil
+		if rule.ops&ops(opRead) != 0 {
+			d.forget(rule.glob) // before it is at work, or the kernel could hang in it
+		}
+		return nil, d.rules.add(rule)
 	case callRemove:
 		rule, err := d.rules.remove(r.Name)
-		if err == nil {
-			d.forget(rule.Path)
+		if err == nil && rule.Action == FlipRead {
+			d.forget(rule.glob)
 		}
 		return nil, err
 	case callTouched:
@@ -188,11 +193,11 @@ func (d *daemon) answer(ctx context.Context, r request) (any, error) {
 	return nil, fmt.Errorf("control: there is no call %q", r.Call)
 }
 
-// forget makes the kernel ask again for the content of files whose path
-// matches.
-func (d *daemon) forget(glob string) {
-	match, err := compileGlob(glob)
-	if err != nil {
+// forget makes the kernel ask again for the content of files whose path matches.
+// It writes back what was changed in memory maps first, and would wait for that
+// where writes hang: then it has to keep its pages.
+func (d *daemon) forget(match *regexp.Regexp) {
+	if d.rules.hang(opWrite) {
 		return
 	}
 	d.mu.Lock()
@@ -218,9 +223,12 @@ func (d *daemon) flip(glob string, n int, seed uint64) ([]string, error) {
 	spots := d.v.flip(match.MatchString, n, seed)
 	server := d.current.server
 	d.mu.Unlock()
+	hangs := d.rules.hang(opWrite)
 	var where []string
 	for _, s := range spots {
-		server.InodeNotify(s.ino, s.off/pageSize*pageSize, pageSize)
+		if !hangs {
+			server.InodeNotify(s.ino, s.off/pageSize*pageSize, pageSize)
+		}
 		where = append(where, fmt.Sprintf("%s:%d.%d", s.path, s.off, s.bit))
 	}
 	if len(spots) == 0 {
@@ -288,7 +296,7 @@ func (d *daemon) awaitIdle(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("crash: %s is in use by %s: end them first", d.Mount, strings.Join(users, ", "))
+			return fmt.Errorf("crash: %s is in use by %v: end them first", d.Mount, users)
 		}
 	}
 }

@@ -30,6 +30,15 @@ func touched(t *testing.T, f *FS, id string) int64 {
 	return n
 }
 
+// work sets a rule to work.
+func work(s *ruleSet, r Rule) error {
+	a, err := s.check(r)
+	if err != nil {
+		return err
+	}
+	return s.add(a)
+}
+
 func TestRulesAreChecked(t *testing.T) {
 	for _, c := range []struct {
 		rule Rule
@@ -45,8 +54,8 @@ func TestRulesAreChecked(t *testing.T) {
 		{Rule{ID: "twice", Action: EIO}, "already"},
 	} {
 		var s ruleSet
-		must(t, s.add(Rule{ID: "twice", Action: EIO}))
-		if err := s.add(c.rule); err == nil || !strings.Contains(err.Error(), c.want) {
+		must(t, work(&s, Rule{ID: "twice", Action: EIO}))
+		if err := work(&s, c.rule); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.rule, err, c.want)
 		}
 	}
@@ -87,7 +96,7 @@ func TestGlob(t *testing.T) {
 func TestRulesDecideTheSameAgain(t *testing.T) {
 	run := func(seed uint64) (hits []int) {
 		s := ruleSet{seed: seed}
-		must(t, s.add(Rule{ID: "a", Action: EIO, Probability: 0.3}))
+		must(t, work(&s, Rule{ID: "a", Action: EIO, Probability: 0.3}))
 		for i := range 1000 {
 			if s.judge(opWrite, []string{"x"}, 1, false).err != 0 {
 				hits = append(hits, i)

@@ -1,9 +1,7 @@
 package faultfs
 
 import (
-	"bytes"
-	"os"
-	"strconv"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -113,10 +111,24 @@ func below(dir, name string) string {
 }
 
 // wait waits for an event, unless the power fails or the caller is killed. The
-// kernel says only once that a signal came, whichever it was; so from then on
-// the caller is watched.
+// kernel says only once that a signal came, whichever it was, and nothing of
+// what a process does on its way out; so from the first sign on, or from the
+// start of what may take forever, the caller is watched.
 func (m *mounted) wait(a ask, done <-chan struct{}, timer <-chan time.Time) fuse.Status {
-	var look <-chan time.Time
+	var look *time.Ticker
+	var tick <-chan time.Time
+	watch := func() {
+		look = time.NewTicker(20 * time.Millisecond)
+		tick = look.C
+	}
+	defer func() {
+		if look != nil {
+			look.Stop()
+		}
+	}()
+	if done != nil {
+		watch()
+	}
 	cancel := a.cancel
 	for {
 		select {
@@ -127,34 +139,26 @@ func (m *mounted) wait(a ask, done <-chan struct{}, timer <-chan time.Time) fuse
 		case <-m.off:
 			return fuse.EIO
 		case <-cancel:
-			cancel = nil
-			ticker := time.NewTicker(10 * time.Millisecond)
-			defer ticker.Stop()
-			look = ticker.C
-		case <-look:
+			if cancel = nil; look == nil {
+				watch()
+			}
+		case <-tick:
 		}
-		if look != nil && killed(a.caller.Pid) {
+		if look != nil && m.orphaned(a.caller.Pid) {
 			return fuse.EINTR
 		}
 	}
 }
 
-// killed reports whether a thread has SIGKILL pending, or is gone.
-func killed(tid uint32) bool {
-	if tid == 0 {
-		return false // of a pid namespace that this one does not see
+// orphaned reports whether nobody waits for a request any more: the thread that
+// made it is killed, or it is the kernel's own, which writes back a memory map,
+// and so are all processes that use the mount.
+func (m *mounted) orphaned(tid uint32) bool {
+	if tid != 0 {
+		return killed(int(tid))
 	}
-	status, err := os.ReadFile("/proc/" + strconv.Itoa(int(tid)) + "/status")
-	if err != nil {
-		return true
-	}
-	for line := range bytes.Lines(status) {
-		if bits, ok := bytes.CutPrefix(line, []byte("SigPnd:")); ok {
-			set, _ := strconv.ParseUint(string(bytes.TrimSpace(bits)), 16, 64)
-			return set&(1<<(syscall.SIGKILL-1)) != 0
-		}
-	}
-	return false
+	dev, err := deviceOf(m.d.Mount)
+	return err == nil && !slices.ContainsFunc(usersOf(dev), func(u process) bool { return !killed(u.pid) })
 }
 
 // enter locks the volume for a request, if the power is on.

@@ -111,12 +111,12 @@ type ruleSet struct {
 	touched map[string]int64
 }
 
-// add checks a rule and sets it to work.
-func (s *ruleSet) add(r Rule) error {
+// check says what is wrong with a rule, or prepares it.
+func (s *ruleSet) check(r Rule) (*activeRule, error) {
 	a := &activeRule{Rule: r, removed: make(chan struct{})}
 	meant, err := r.Action.meant()
 	if err != nil {
-		return fmt.Errorf("rule %s: %w", r.ID, err)
+		return nil, fmt.Errorf("rule %s: %w", r.ID, err)
 	}
 	a.ops = meant &^ cachedOps
 	if len(r.Ops) > 0 {
@@ -124,36 +124,41 @@ func (s *ruleSet) add(r Rule) error {
 		for _, name := range r.Ops {
 			i := slices.Index(operationNames[:], name)
 			if i < 0 {
-				return fmt.Errorf("rule %s: there is no operation %q; there are %s", r.ID, name, strings.Join(operationNames[:], " "))
+				return nil, fmt.Errorf("rule %s: there is no operation %q; there are %s", r.ID, name, strings.Join(operationNames[:], " "))
 			}
 			a.ops |= ops(operation(i))
 		}
 		if a.ops &= meant; a.ops == 0 {
-			return fmt.Errorf("rule %s: %s cannot happen to %s", r.ID, r.Action, strings.Join(r.Ops, ", "))
+			return nil, fmt.Errorf("rule %s: %s cannot happen to %s", r.ID, r.Action, strings.Join(r.Ops, ", "))
 		}
 	}
 	if a.glob, err = compileGlob(r.Path); err != nil {
-		return fmt.Errorf("rule %s: path %q: %w", r.ID, r.Path, err)
+		return nil, fmt.Errorf("rule %s: path %q: %w", r.ID, r.Path, err)
 	}
 	switch {
 	case r.ID == "":
-		return errors.New("rule without an ID")
+		return nil, errors.New("rule without an ID")
 	case r.Probability < 0 || r.Probability > 1:
-		return fmt.Errorf("rule %s: probability %g is not from 0 to 1", r.ID, r.Probability)
+		return nil, fmt.Errorf("rule %s: probability %g is not from 0 to 1", r.ID, r.Probability)
 	case r.Delay < 0 || r.Action == Slow && r.Delay == 0:
-		return fmt.Errorf("rule %s: a delay has to be positive", r.ID)
+		return nil, fmt.Errorf("rule %s: a delay has to be positive", r.ID)
 	}
+	a.key = random{s.seed, 0}.bits("rule "+r.ID, 0)
+	return a, nil
+}
+
+// add sets a rule to work.
+func (s *ruleSet) add(r *activeRule) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if slices.ContainsFunc(s.rules, func(o *activeRule) bool { return o.ID == r.ID }) {
 		return fmt.Errorf("rule %s: there is one of this ID already", r.ID)
 	}
-	a.key = random{s.seed, 0}.bits("rule "+r.ID, 0)
 	if s.touched == nil {
 		s.touched = map[string]int64{}
 	}
 	s.touched[r.ID] += 0
-	s.rules = append(slices.Clone(s.rules), a)
+	s.rules = append(slices.Clone(s.rules), r)
 	s.any.Store(true)
 	return nil
 }
@@ -171,6 +176,13 @@ func (s *ruleSet) remove(id string) (*activeRule, error) {
 	s.rules = slices.Delete(slices.Clone(s.rules), i, i+1)
 	s.any.Store(len(s.rules) > 0)
 	return r, nil
+}
+
+// hang reports whether a rule lets such operations hang.
+func (s *ruleSet) hang(o operation) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.rules, func(r *activeRule) bool { return r.Action == Stall && r.ops&ops(o) != 0 })
 }
 
 func (s *ruleSet) touch(id string) {
