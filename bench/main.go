@@ -21,9 +21,13 @@ import (
 	"time"
 
 	"holdfast.dev/bench/peer"
+	"holdfast.dev/internal/stage"
 )
 
 func main() {
+	if code, ok := stage.Run(os.Args, os.Stderr); ok { //nolint:forbidigo // the process's own door
+		os.Exit(code) //nolint:forbidigo // the process's own door
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr) //nolint:forbidigo // the process's own door
 	stop()
@@ -83,6 +87,13 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == crowdCommand {
 		if err := runCrowd(ctx, args[1:], stdout, stderr); err != nil {
 			say(stderr, "bench crowd: %v", err)
+			return 1
+		}
+		return 0
+	}
+	if len(args) > 0 && args[0] == endCommand {
+		if err := runEnd(ctx, args[1:], stdout, stderr); err != nil {
+			say(stderr, "bench end: %v", err)
 			return 1
 		}
 		return 0

@@ -29,6 +29,7 @@ var benchmarks = []benchmark{
 	{"hot3", "one lock, 32 waiters, 3 nodes", hot3},
 	{"latency", "one client, one lock that nobody else wants", latency},
 	{"failover", "the leader is killed under clients at work", failover},
+	{"switch", "the lab's network: frames, round trips and delays (needs root)", labSwitch},
 	{"sessions", "many sessions with a lock each: steady, and expiring at once", sessions},
 	{"labcheck", "a history of registers, judged: the zones of the lab and porcupine", labcheck},
 }

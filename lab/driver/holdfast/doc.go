@@ -11,6 +11,8 @@
 //	binary.n2   another one for a node, for clusters of mixed versions
 //	heartbeat   of the consensus; default 100ms
 //	election    its timeout; default 500ms
+//	peer-tls    TLS between the nodes, with certificates made for the run that are
+//	            valid for a year; default false
 //	flags       further flags of serve, apart by spaces
 //	timeout     for one operation; default 2s
 //	attempt     for one request of it; default the client's, 1.5s

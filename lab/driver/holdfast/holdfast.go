@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"holdfast.dev/internal/call"
+	"holdfast.dev/internal/cert"
 	"holdfast.dev/lab/driver"
 )
 
@@ -52,6 +53,7 @@ type settings struct {
 	ttl, wait           time.Duration
 	shared              bool
 	keys                bool
+	peerTLS             bool
 }
 
 func settingsOf(env driver.Env) (settings, error) {
@@ -69,6 +71,7 @@ func settingsOf(env driver.Env) (settings, error) {
 		wait:      o.Duration("wait", 5*time.Second),
 		shared:    o.Choice("mode", "exclusive", "shared") == "shared",
 		keys:      o.Bool("keys", true),
+		peerTLS:   o.Bool("peer-tls", false),
 	}
 	err := o.Err()
 	if s.resolve && !s.sessions {
@@ -114,10 +117,14 @@ func dataDir(env driver.Env, node string) string {
 }
 
 // peers is the first cluster, as flags have it.
-func peers(env driver.Env) string {
+func (s settings) peers(env driver.Env) string {
+	scheme := "=http://"
+	if s.peerTLS {
+		scheme = "=https://"
+	}
 	var out []string
 	for _, n := range env.Nodes() {
-		out = append(out, n+"=http://"+address(env, n, peerPort))
+		out = append(out, n+scheme+address(env, n, peerPort))
 	}
 	return strings.Join(out, ",")
 }
@@ -127,6 +134,11 @@ func (*System) Setup(ctx context.Context, env driver.Env) error {
 	s, err := settingsOf(env)
 	if err != nil {
 		return err
+	}
+	if s.peerTLS {
+		if err := certify(env); err != nil {
+			return fmt.Errorf("holdfast: certificates: %w", err)
+		}
 	}
 	for _, n := range env.Nodes() {
 		if err := env.Start(ctx, n, s.process(env, n)); err != nil {
@@ -147,13 +159,45 @@ func (s settings) process(env driver.Env, node string) driver.Process {
 	argv := []string{
 		s.program(env, node), "serve", "--name", node, "--data", dataDir(env, node),
 		"--listen", address(env, node, apiPort), "--peer-listen", address(env, node, peerPort),
-		"--peers", peers(env), "--cluster-token", token, "--insecure",
+		"--peers", s.peers(env), "--cluster-token", token, "--insecure",
 		"--heartbeat", s.heartbeat.String(), "--election-timeout", s.election.String(),
+	}
+	if s.peerTLS {
+		crt, key, ca := peerFiles(env, node)
+		argv = append(argv, "--peer-tls-cert", crt, "--peer-tls-key", key, "--peer-tls-ca", ca)
 	}
 	return driver.Process{
 		Name: "holdfast", Argv: append(argv, s.extra...),
 		Ready: driver.Ready{TCP: peerPort, Timeout: 20 * time.Second},
 	}
+}
+
+// peerFiles are a node's certificate, its key and the authority of all, where no
+// fault of a disk reaches.
+func peerFiles(env driver.Env, node string) (crt, key, ca string) {
+	dir := env.LogDir(node)
+	return filepath.Join(dir, "peer.crt"), filepath.Join(dir, "peer.key"), filepath.Join(dir, "ca.crt")
+}
+
+// certify makes an authority for this run and a certificate for each node. They
+// are valid for a day before and a year after now, so that a clock that is set
+// wrong by more makes them useless.
+func certify(env driver.Env) error {
+	ca, err := cert.NewCA(cert.CAConfig{})
+	if err != nil {
+		return err
+	}
+	for _, n := range env.Nodes() {
+		pair, err := ca.Issue(cert.Request{Name: n, Usage: cert.Node, Hosts: []string{env.Addr(n).String()}})
+		if err != nil {
+			return err
+		}
+		crt, key, _ := peerFiles(env, n)
+		if err := errors.Join(pair.Write(crt, key), ca.Write(env.LogDir(n))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // serves waits until a node proves that it serves.
@@ -288,7 +332,7 @@ func (sys *System) setBack(ctx context.Context, env driver.Env, s settings) erro
 		}
 		if _, err := env.Exec(ctx, n, driver.Process{Name: "restore", Argv: []string{
 			s.program(env, n), "restore", sys.backup, "--data", dir, "--name", n, "--peer", "http://" + address(env, n, peerPort),
-			"--peers", peers(env), "--cluster-token", token, "--min-epoch", strconv.Itoa(1 + sys.restores),
+			"--peers", s.peers(env), "--cluster-token", token, "--min-epoch", strconv.Itoa(1 + sys.restores),
 		}}); err != nil {
 			return err
 		}
