@@ -334,21 +334,41 @@ func (r *runner) core(ctx context.Context) {
 	}
 }
 
-// alive demands that operations succeed again on the nodes within the deadline.
+// alive demands that operations succeed again on the nodes within the deadline;
+// on each of them, where the scenario wants it.
 func (r *runner) alive(ctx context.Context, nodes []string, after string) {
 	const enough = 5
-	from, before := r.now(), r.workers.succeeded(nodes)
+	from := r.now()
 	deadline := r.plan.Scenario.Phases.Deadline
-	for r.workers.succeeded(nodes) < before+enough {
-		if r.now()-from > deadline {
-			r.result(check.Result{
-				Checker: "liveness", Verdict: check.Invalid,
-				Summary: fmt.Sprintf("%s after %s fewer than %d operations had succeeded", deadline, after, enough),
-			})
-			return
+	type group struct {
+		nodes []string
+		where string
+		goal  int64
+	}
+	groups := []group{{nodes, "", r.workers.succeeded(nodes) + enough}}
+	if r.plan.Scenario.Phases.Everyone {
+		if nodes == nil {
+			nodes = r.world.Nodes()
 		}
-		if !sleep(ctx, 20*time.Millisecond) {
-			return
+		for i, n := range nodes {
+			if i < r.plan.Scenario.Workload.Workers { // somebody asks it
+				one := []string{n}
+				groups = append(groups, group{one, " on " + n, r.workers.succeeded(one) + 1})
+			}
+		}
+	}
+	for _, g := range groups {
+		for r.workers.succeeded(g.nodes) < g.goal {
+			if r.now()-from > deadline {
+				r.result(check.Result{
+					Checker: "liveness", Verdict: check.Invalid,
+					Summary: fmt.Sprintf("%s after %s too few operations had succeeded%s", deadline, after, g.where),
+				})
+				return
+			}
+			if !sleep(ctx, 20*time.Millisecond) {
+				return
+			}
 		}
 	}
 	took := (r.now() - from).Round(time.Millisecond)

@@ -101,6 +101,7 @@ type Phases struct {
 	Floor    float64       `yaml:"floor" doc:"Successful operations per second that the warm-up has to reach, or the run is unknown. Default 1."`
 	Faults   time.Duration `yaml:"faults" doc:"How long the phase of faults lasts at least. Default: until the last step is done, or 30s for random faults."`
 	Liveness string        `yaml:"liveness" enum:"all,core,none" doc:"all (default): after everything is healed operations have to succeed again. core: before that, with a random majority healed and the rest left broken. none: nothing is demanded."`
+	Everyone bool          `yaml:"everyone" doc:"Liveness is demanded of every server that has clients, not only of the system: each has to answer one."`
 	Deadline time.Duration `yaml:"deadline" doc:"For operations to succeed again. Default 30s."`
 	Settle   time.Duration `yaml:"settle" doc:"Work after everything is healed, before the final reads. Default 2s."`
 	Final    time.Duration `yaml:"final" doc:"How long the final reads are tried. Default 30s."`

@@ -116,6 +116,11 @@ func (w *world) buildNetwork(ctx context.Context) error {
 // serveNames starts the lab's name server.
 func (w *world) serveNames(ctx context.Context) error {
 	at := net.JoinHostPort(labAddr.String(), "53")
+	// This process exists for the run alone: the names that its clients look up
+	// are the run's.
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, at)
+	}}
 	var lc net.ListenConfig
 	conn, err := lc.ListenPacket(ctx, "udp", at)
 	if err != nil {

@@ -65,7 +65,7 @@ lab/driver         : lab/history                      |
 lab/driver/etcd    : lab/driver internal/call lab/history | go.etcd.io/etcd google.golang.org/grpc
 lab/driver/redis   : lab/driver internal/call lab/history | github.com/redis/go-redis
 lab/driver/postgres : lab/driver internal/call lab/history | github.com/jackc/pgx
-lab/driver/holdfast : . client engine lock election kv membership lab/driver internal/call lab/history |
+lab/driver/holdfast : . internal/cert client engine lock election kv membership lab/driver internal/call lab/history |
 lab/workload       : lab/check lab/driver lab/history |
 lab/report         : lab/check lab/history            |
 lab/scenarios      :                                  |

@@ -21,7 +21,7 @@ const farewell = 500 * time.Millisecond
 // it is first used, and opens a session when there is none.
 type connection struct {
 	settings
-	url     string
+	urls    []string // its own node's first
 	invoke  invoke
 	client  *client.Client
 	session *client.Session
@@ -32,8 +32,8 @@ type connection struct {
 // invoke makes one call.
 type invoke func(ctx context.Context, c *connection, op history.Op) history.Op
 
-func newConnection(s settings, url string, f invoke) *connection {
-	return &connection{settings: s, url: url, invoke: f, held: map[string]*lock.Held{}, terms: map[string]*election.Leadership{}}
+func newConnection(s settings, urls []string, f invoke) *connection {
+	return &connection{settings: s, urls: urls, invoke: f, held: map[string]*lock.Held{}, terms: map[string]*election.Leadership{}}
 }
 
 // Invoke implements driver.Client.
@@ -67,7 +67,7 @@ func (c *connection) dial(ctx context.Context) error {
 	if c.client != nil {
 		return nil
 	}
-	cl, err := client.Dial(ctx, client.Config{Endpoints: []string{c.url}, Attempt: c.attempt})
+	cl, err := client.Dial(ctx, client.Config{Endpoints: c.urls, Attempt: c.attempt})
 	if err != nil {
 		return err
 	}

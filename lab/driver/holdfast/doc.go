@@ -16,6 +16,8 @@
 //	flags       further flags of serve, apart by spaces
 //	timeout     for one operation; default 2s
 //	attempt     for one request of it; default the client's, 1.5s
+//	endpoints   own (default): a client goes to its own node alone; all: to the
+//	            others as well
 //	writes      session (default): under a session's request ids, repeated until
 //	            answered; once: without, and sent once
 //	resolve     settle unknown writes with KV.Resolve, which may take another
@@ -30,8 +32,8 @@
 //
 // # Promises
 //
-// A client has one endpoint, its own node, and goes to no other. Within an
-// operation the Go client repeats what is safe to repeat: reads, and writes that
+// A client has one endpoint, its own node, and goes to no other unless the option
+// endpoints says so. Within an operation the Go client repeats what is safe to repeat: reads, and writes that
 // nodes recognise by their request id.
 //
 // How an operation ended is what holdfast.OutcomeOf says of its error: the

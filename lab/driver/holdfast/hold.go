@@ -78,7 +78,7 @@ func elections(ctx context.Context, c *connection, op history.Op) history.Op {
 		}
 		ctx, cancel := context.WithTimeout(ctx, c.wait)
 		defer cancel()
-		l, err := c.session.Campaign(ctx, op.Key, []byte(c.url))
+		l, err := c.session.Campaign(ctx, op.Key, []byte(c.urls[0]))
 		if err != nil {
 			return ended(op, nil, err)
 		}

@@ -54,6 +54,7 @@ type settings struct {
 	shared              bool
 	keys                bool
 	peerTLS             bool
+	everyNode           bool
 }
 
 func settingsOf(env driver.Env) (settings, error) {
@@ -72,6 +73,7 @@ func settingsOf(env driver.Env) (settings, error) {
 		shared:    o.Choice("mode", "exclusive", "shared") == "shared",
 		keys:      o.Bool("keys", true),
 		peerTLS:   o.Bool("peer-tls", false),
+		everyNode: o.Choice("endpoints", "own", "all") == "all",
 	}
 	err := o.Err()
 	if s.resolve && !s.sessions {
@@ -354,5 +356,11 @@ func (*System) Client(_ context.Context, env driver.Env, node, workload string) 
 	if f == nil {
 		return nil, fmt.Errorf("holdfast: %s: %w", workload, driver.ErrUnsupported)
 	}
-	return newConnection(s, url(env, node), f), nil
+	urls := []string{url(env, node)}
+	for _, n := range env.Nodes() {
+		if s.everyNode && n != node {
+			urls = append(urls, url(env, n))
+		}
+	}
+	return newConnection(s, urls, f), nil
 }
