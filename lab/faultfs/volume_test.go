@@ -34,6 +34,8 @@ func (x *machine) relieved() {
 	}
 }
 
+// pick draws one of the files that will do; it is nil when there is none, and
+// then there is nothing to be done.
 func (x *machine) pick(t *rapid.T, label string, ok func(f *modelFile) bool) *modelFile {
 	var list []uint64
 	for _, ino := range slices.Sorted(maps.Keys(x.m.cache)) {
@@ -42,7 +44,7 @@ func (x *machine) pick(t *rapid.T, label string, ok func(f *modelFile) bool) *mo
 		}
 	}
 	if len(list) == 0 {
-		t.Skip("no such file")
+		return nil
 	}
 	return x.m.cache[rapid.SampledFrom(list).Draw(t, label)]
 }
@@ -54,6 +56,9 @@ func (x *machine) dir(t *rapid.T) uint64 { return x.pick(t, "dir", isDirFile).in
 
 func (x *machine) file(t *rapid.T) (*inode, *modelFile) {
 	f := x.pick(t, "file", isRegFile)
+	if f == nil {
+		return nil, nil
+	}
 	return x.v.cache.inodes[f.ino], f
 }
 
@@ -157,6 +162,9 @@ func (x *machine) remove(t *rapid.T) {
 
 func (x *machine) write(t *rapid.T) {
 	n, f := x.file(t)
+	if f == nil {
+		return
+	}
 	off := someOffset.Draw(t, "off")
 	size := rapid.SampledFrom([]int{1, 100, 600, pageSize, pageSize + 10, 2 * pageSize}).Draw(t, "size")
 	data := strings.Repeat(rapid.SampledFrom([]string{"A", "B", "C", "D"}).Draw(t, "data"), size)
@@ -190,6 +198,9 @@ func (x *machine) used() (n int64) {
 
 func (x *machine) resize(t *rapid.T) {
 	n, f := x.file(t)
+	if f == nil {
+		return
+	}
 	size := someOffset.Draw(t, "size")
 	if e := x.v.truncate(n, size, x.now); e != 0 {
 		t.Fatal(e)
@@ -203,6 +214,9 @@ func (x *machine) resize(t *rapid.T) {
 
 func (x *machine) allocate(t *rapid.T) {
 	n, f := x.file(t)
+	if f == nil {
+		return
+	}
 	mode := rapid.SampledFrom([]uint32{0, fallocKeepSize, fallocPunchHole | fallocKeepSize, fallocZeroRange, fallocZeroRange | fallocKeepSize}).Draw(t, "mode")
 	off, length := someOffset.Draw(t, "off"), 1+someOffset.Draw(t, "length")
 	e := x.v.allocate(n, mode, off, length, x.now)
@@ -396,6 +410,9 @@ func TestVolumeAgainstModel(t *testing.T) {
 			"write": act(x.write), "write more": act(x.write), "truncate": act(x.resize), "allocate": act(x.allocate),
 			"link": act(func(t *rapid.T) {
 				f, dir, name := x.pick(t, "file", func(f *modelFile) bool { return !f.isDir() }), x.dir(t), someName.Draw(t, "name")
+				if f == nil {
+					return
+				}
 				_, e := x.v.link(f.ino, dir, name, x.now)
 				if x.relieved(); e == 0 {
 					x.m.rename(x.now, []entry{{dir: dir, name: name, ino: f.ino}}, false, 0)
@@ -405,6 +422,9 @@ func TestVolumeAgainstModel(t *testing.T) {
 			}),
 			"chmod": act(func(t *rapid.T) {
 				f := x.pick(t, "file", func(*modelFile) bool { return true })
+				if f == nil {
+					return
+				}
 				mode := rapid.SampledFrom([]uint32{0o600, 0o4755}).Draw(t, "mode")
 				x.v.setAttr(x.v.cache.inodes[f.ino], x.now, func(a *attr) { a.mode = mode })
 				x.relieved()
@@ -413,6 +433,9 @@ func TestVolumeAgainstModel(t *testing.T) {
 			}),
 			"xattr": act(func(t *rapid.T) {
 				f := x.pick(t, "file", func(*modelFile) bool { return true })
+				if f == nil {
+					return
+				}
 				value := rapid.SampledFrom([]string{"1", "2"}).Draw(t, "value")
 				if e := x.v.setXattr(x.v.cache.inodes[f.ino], "user.x", []byte(value), 0, x.now); e != 0 {
 					t.Fatal(e)
@@ -423,11 +446,17 @@ func TestVolumeAgainstModel(t *testing.T) {
 			}),
 			"open": func(t *rapid.T) {
 				n, f := x.file(t)
+				if f == nil {
+					return
+				}
 				f.opens++
 				x.v.opened(n)
 			},
 			"close": func(t *rapid.T) {
 				f := x.pick(t, "file", func(f *modelFile) bool { return f.opens > 0 })
+				if f == nil {
+					return
+				}
 				n := x.v.cache.inodes[f.ino]
 				x.v.flushed(n, x.now)
 				if f.emptied {
@@ -440,6 +469,9 @@ func TestVolumeAgainstModel(t *testing.T) {
 			},
 			"fsync": func(t *rapid.T) {
 				f := x.pick(t, "file", func(f *modelFile) bool { return !f.isDir() })
+				if f == nil {
+					return
+				}
 				dataOnly := rapid.Bool().Draw(t, "data only")
 				if e := x.v.sync(f.ino, dataOnly); e != 0 {
 					t.Fatal(e)
@@ -448,6 +480,9 @@ func TestVolumeAgainstModel(t *testing.T) {
 			},
 			"fsync fails": func(t *rapid.T) {
 				_, f := x.file(t)
+				if f == nil {
+					return
+				}
 				x.v.failSync(f.ino)
 				x.m.failSync(f.ino)
 			},
