@@ -48,8 +48,15 @@
 // into non-blocking mode and closed by Detach or Close. Attach hosts before rules
 // name them.
 //
-// Where the process may (CAP_SYS_NICE) its threads for ports and for time run at
-// nice -15; elsewhere delays are less exact on a busy machine.
+// For a power failure detach the host before its processes are killed: else its
+// kernel, which lives as long as the TAP is open, sends FINs and RSTs for them.
+//
+// Set GOMAXPROCS to at least the number of ports and of cores together: the
+// threads of the ports and of the schedule each hold a turn in the Go scheduler
+// while they read and write, and on a busy machine would wait for one another.
+// Where the process may (CAP_SYS_NICE) these threads run at nice -15, or before
+// everything with Config.Realtime; elsewhere delays are less exact on a busy
+// machine. With the kernel's autogroups nice counts within a session only.
 //
 // # When it goes wrong
 //

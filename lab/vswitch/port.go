@@ -134,7 +134,7 @@ func (p *port) next(b []byte) int {
 func (s *Switch) serve(p *port) {
 	defer close(p.read)
 	if p.fd >= 0 {
-		urgent()
+		s.urgent()
 	}
 	in := &intake{s: s, from: p.host}
 	b := s.buffer()

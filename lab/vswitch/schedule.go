@@ -116,15 +116,24 @@ func (q *schedule) wait(now, until time.Duration) {
 
 // urgent makes this thread precise and preferred, as far as this process may.
 // The goroutine keeps the thread, which ends with it.
-func urgent() {
+func (s *Switch) urgent() {
 	runtime.LockOSThread()
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // nanoseconds; the default is 50 µs
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -15)    // without the right to it: as it is
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}
+	if s.config.Realtime && unix.SchedSetAttr(0, &attr, 0) == nil {
+		return
+	}
+	// A short slice lets it take the turn of a thread that computes (Linux 6.12).
+	attr = unix.SchedAttr{Size: unix.SizeofSchedAttr, Nice: -15, Runtime: uint64(100 * time.Microsecond)}
+	if unix.SchedSetAttr(0, &attr, 0) != nil {
+		attr.Nice = 0
+		_ = unix.SchedSetAttr(0, &attr, 0) // it needs no right; an older kernel ignores it
+	}
 }
 
 // dispatch sends frames at their time until the switch is closed.
 func (s *Switch) dispatch() {
-	urgent()
+	s.urgent()
 	batch := make([]*buffer, 0, 64)
 	for !s.closing.Load() {
 		now := s.now()

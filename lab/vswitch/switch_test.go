@@ -444,30 +444,49 @@ func (sink) Close() error                { return nil }
 // does one that a rule lets pass.
 func TestTake_NoAllocation(t *testing.T) {
 	for name, im := range map[string]*netem.Impairment{"free": nil, "ruled": {Loss: 0.5}} {
-		s := New(Config{})
-		for i := range 2 {
-			if err := s.Attach(portOf(i, sink{})); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if im != nil {
-			if _, err := s.Apply([]Link{{"n0", "n1"}}, Match{}, *im); err != nil {
-				t.Fatal(err)
-			}
-		}
-		hosts := s.table.Load().byName
-		in := &intake{s: s, from: hosts["n0"]}
-		f := make([]byte, resetLength)
-		reset(f, hosts["n0"], hosts["n1"], 1, 2, 3, 4)
-		f[etherHeader+33] = flagACK
-		if n := testing.AllocsPerRun(1000, func() {
-			b := s.buffer()
-			b.n = copy(b.data, f)
-			if in.take(b) {
-				s.free(b)
-			}
-		}); n > 0.1 && !raceEnabled { // the race detector's pool forgets on purpose
+		take := taker(t, im)
+		if n := testing.AllocsPerRun(1000, take); n > 0.1 && !raceEnabled { // the race detector's pool forgets on purpose
 			t.Errorf("%s: %v allocations for each frame", name, n)
 		}
+	}
+}
+
+// taker forwards a TCP segment to a port that takes everything.
+func taker(tb testing.TB, im *netem.Impairment) func() {
+	tb.Helper()
+	s := New(Config{})
+	for i := range 2 {
+		if err := s.Attach(portOf(i, sink{})); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if im != nil {
+		if _, err := s.Apply([]Link{{"n0", "n1"}}, Match{}, *im); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	hosts := s.table.Load().byName
+	in := &intake{s: s, from: hosts["n0"]}
+	f := make([]byte, 1514)
+	copy(f, tcp(hosts["n0"], hosts["n1"], 1, 2, flagACK, 3, 4, 1460))
+	return func() {
+		b := s.buffer()
+		b.n = copy(b.data, f)
+		if in.take(b) {
+			s.free(b)
+		}
+	}
+}
+
+// BenchmarkTake is what a frame costs but for the system calls.
+func BenchmarkTake(b *testing.B) {
+	for name, im := range map[string]*netem.Impairment{"free": nil, "loss": {Loss: 0.5}, "rate": {Rate: 1 << 50}} {
+		b.Run(name, func(b *testing.B) {
+			take := taker(b, im)
+			b.ReportAllocs()
+			for b.Loop() {
+				take()
+			}
+		})
 	}
 }

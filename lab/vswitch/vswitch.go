@@ -33,6 +33,11 @@ type Config struct {
 	Jam    int           // frames that one jammed link holds; default 4096. More are dropped and counted
 	Memory int           // bytes of frames under way in the whole switch; default 256 MiB. More are dropped as overruns
 	Late   time.Duration // a frame sent later than asked by more than this is an overrun; default 2ms
+	// Realtime runs the threads of the switch before all that is not realtime
+	// (SCHED_RR, where the process may): delays are exact on a busy machine too.
+	// In exchange the Go runtime, which knows no such threads, can rarely stand
+	// still for up to a second; overruns show it.
+	Realtime bool
 	// TxDropped reads how many frames the kernel dropped at the TAP of a port
 	// because the switch was late (statistics/tx_dropped); nil is unknown.
 	TxDropped func(port string) (int64, error)
