@@ -16,7 +16,7 @@ SEEDS     ?= 1000
 SEED      ?=
 RUN       ?= Simulation
 # What `make check` leaves to `make test`: packages whose tests start clusters.
-LONG      := engine/etcd|engine/embed|internal/e2e|examples/fenced-ledger|lab|lab/driver/(etcd|redis|postgres|holdfast)
+LONG      := engine/etcd|engine/embed|internal/e2e|examples/fenced-ledger|lab|lab/(host|vclock|vswitch|faultfs|workload|driver.*)
 ARGS      ?=
 
 # The race detector needs a C compiler; without one the tests run all the same.

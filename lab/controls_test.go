@@ -115,38 +115,46 @@ func want(t *testing.T, d *report.Data, v check.Verdict) {
 // The negative ones: systems that are known to hold, and must not be blamed.
 
 func TestControl_RedisSentinelLosesWrites(t *testing.T) {
+	t.Parallel()
 	want(t, run(t, "redis-sentinel-partition"), check.Invalid)
 }
 
 func TestControl_RedisSentinelWithMinReplicasLosesWrites(t *testing.T) {
+	t.Parallel()
 	want(t, run(t, "redis-sentinel-min-replicas"), check.Invalid)
 }
 
 func TestControl_RedisPower(t *testing.T) {
+	t.Parallel()
 	want(t, run(t, "redis-power-always"), check.Valid)
 	want(t, run(t, "redis-power-everysec"), check.Invalid)
 	want(t, run(t, "redis-power-no"), check.Invalid)
 }
 
 func TestControl_RedisKillLosesNothing(t *testing.T) {
+	t.Parallel()
 	want(t, run(t, "redis-kill"), check.Valid)
 }
 
 func TestControl_EtcdLock(t *testing.T) {
+	t.Parallel()
 	want(t, run(t, "etcd-lock-unfenced"), check.Invalid)
 	want(t, run(t, "etcd-lock-fenced"), check.Valid)
 }
 
 func TestControl_EtcdHolds(t *testing.T) {
+	t.Parallel()
 	want(t, run(t, "etcd-register-mixed"), check.Valid)
 	want(t, run(t, "etcd-append-mixed"), check.Valid)
 }
 
 func TestControl_PostgresPromotionLosesCommits(t *testing.T) {
+	t.Parallel()
 	want(t, run(t, "postgres-promote"), check.Invalid)
 }
 
 func TestHoldfast_Holds(t *testing.T) {
+	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "holdfast")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "holdfast.dev/cmd/holdfast")
 	if out, err := build.CombinedOutput(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -202,13 +203,16 @@ func (s *Scenario) validate() error {
 	}
 	switch _, known := systems[s.System.Driver]; {
 	case s.System.Driver == "":
-		bad("system.driver is missing: one of %s", strings.Join(driverNames(), ", "))
+		bad("system.driver is missing: one of %s", strings.Join(Drivers(), ", "))
 	case !known:
-		bad("system.driver: %q is unknown: one of %s", s.System.Driver, strings.Join(driverNames(), ", "))
+		bad("system.driver: %q is unknown: one of %s", s.System.Driver, strings.Join(Drivers(), ", "))
 	case s.System.Driver == "exec" && s.System.Exec == nil:
 		bad("system.exec is missing: driver exec needs to know the commands")
 	case s.System.Driver != "exec" && s.System.Exec != nil:
 		bad("system.exec: only for driver exec, not for %s", s.System.Driver)
+	}
+	for _, name := range s.unknownOptions() {
+		bad("system.options.%s: %s has no such option: holdfast lab drivers lists them", name, s.System.Driver)
 	}
 	if _, err := s.diskSize(); err != nil {
 		bad("disk.size: %w", err)
@@ -229,6 +233,24 @@ func (s *Scenario) validate() error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// unknownOptions are those that the driver does not have.
+func (s *Scenario) unknownOptions() []string {
+	options, ok := Options(s.System.Driver)
+	if !ok {
+		return nil
+	}
+	var unknown []string
+	for _, name := range slices.Sorted(maps.Keys(s.System.Options)) {
+		if !slices.ContainsFunc(options, func(o string) bool {
+			prefix, open := strings.CutSuffix(o, "*")
+			return name == o || open && strings.HasPrefix(name, prefix)
+		}) {
+			unknown = append(unknown, name)
+		}
+	}
+	return unknown
 }
 
 func (st Step) validate() error {

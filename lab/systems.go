@@ -21,7 +21,27 @@ var systems = map[string]func(s *Scenario) (driver.System, error){
 	"exec":     func(s *Scenario) (driver.System, error) { return driver.NewExec(*s.System.Exec) },
 }
 
-func driverNames() []string { return slices.Sorted(maps.Keys(systems)) }
+// Drivers are the names of the systems that the lab knows, sorted.
+func Drivers() []string { return slices.Sorted(maps.Keys(systems)) }
+
+// Options are the settings of a driver; what ends in "*" stands for all that
+// begin so. It is false for systems that take any.
+func Options(name string) ([]string, bool) {
+	newSystem := systems[name]
+	if newSystem == nil || name == "exec" {
+		return nil, false
+	}
+	system, err := newSystem(&Scenario{})
+	if err != nil {
+		return nil, false
+	}
+	o, ok := system.(interface{ Options() []string })
+	if !ok {
+		return nil, false
+	}
+	return o.Options(), true
+}
+
 
 // finalNodes are the servers that the final reads go to.
 func finalNodes(ctx context.Context, w *world) ([]string, error) {

@@ -29,6 +29,7 @@ type labCmd struct {
 	Report  labReportCmd  `cmd:"" help:"Write a run's report again, and say where it is."`
 	Serve   labServeCmd   `cmd:"" help:"Show runs as pages, live while one runs."`
 	Clean   labCleanCmd   `cmd:"" help:"End and remove what dead labs left behind."`
+	Drivers labDriversCmd `cmd:"" help:"List the systems that the lab can start, their options, and the workloads."`
 	Schema  labSchemaCmd  `cmd:"" help:"Write the JSON Schema of scenarios."`
 }
 

@@ -15,6 +15,7 @@ import (
 	"holdfast.dev/lab/history"
 	"holdfast.dev/lab/host"
 	"holdfast.dev/lab/report"
+	"holdfast.dev/lab/workload"
 )
 
 type labReplayCmd struct {
@@ -276,6 +277,38 @@ func (c *labReportCmd) Run(a *app) error {
 		return err
 	}
 	return a.labVerdict(dir, d)
+}
+
+type labDriversCmd struct{}
+
+// labDriversJSON is what lab drivers prints in JSON.
+type labDriversJSON struct {
+	Drivers   map[string][]string `json:"drivers"` // options by driver
+	Workloads map[string]string   `json:"workloads"`
+}
+
+func (labDriversCmd) Run(a *app) error {
+	out := labDriversJSON{Drivers: map[string][]string{}, Workloads: map[string]string{}}
+	for _, name := range lab.Drivers() {
+		options, _ := lab.Options(name)
+		out.Drivers[name] = options
+	}
+	for _, name := range workload.Names() {
+		out.Workloads[name] = workload.Doc(name)
+	}
+	return a.printer().Object(out, func(t *cli.Text) {
+		for _, name := range lab.Drivers() {
+			options := "described in the scenario"
+			if out.Drivers[name] != nil {
+				options = "options: " + strings.Join(out.Drivers[name], ", ")
+			}
+			t.Printf("%-10s %s\n", name, options)
+		}
+		t.Printf("\nworkloads:\n")
+		for _, name := range workload.Names() {
+			t.Printf("%-12s %s\n", name, out.Workloads[name])
+		}
+	})
 }
 
 type labCleanCmd struct{}

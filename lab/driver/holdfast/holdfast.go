@@ -120,15 +120,18 @@ func dataDir(env driver.Env, node string) string {
 
 // peers is the first cluster, as flags have it.
 func (s settings) peers(env driver.Env) string {
-	scheme := "=http://"
-	if s.peerTLS {
-		scheme = "=https://"
-	}
 	var out []string
 	for _, n := range env.Nodes() {
-		out = append(out, n+scheme+address(env, n, peerPort))
+		out = append(out, n+"="+s.peerScheme()+address(env, n, peerPort))
 	}
 	return strings.Join(out, ",")
+}
+
+func (s settings) peerScheme() string {
+	if s.peerTLS {
+		return "https://"
+	}
+	return "http://"
 }
 
 // Setup implements driver.System.
@@ -333,7 +336,7 @@ func (sys *System) setBack(ctx context.Context, env driver.Env, s settings) erro
 			return err
 		}
 		if _, err := env.Exec(ctx, n, driver.Process{Name: "restore", Argv: []string{
-			s.program(env, n), "restore", sys.backup, "--data", dir, "--name", n, "--peer", "http://" + address(env, n, peerPort),
+			s.program(env, n), "restore", sys.backup, "--data", dir, "--name", n, "--peer", s.peerScheme() + address(env, n, peerPort),
 			"--peers", s.peers(env), "--cluster-token", token, "--min-epoch", strconv.Itoa(1 + sys.restores),
 		}}); err != nil {
 			return err
