@@ -75,6 +75,12 @@ func entries() []entry {
 		{"set", Set{}.Check, func(p *profile) bool { return p.only("add", "read") && p.has("add") && p.lists["read"] }},
 		{"counter", Counter{}.Check, func(p *profile) bool { return p.only("add", "read") && p.has("add") && !p.lists["read"] }},
 		{"queue", Queue{}.Check, func(p *profile) bool { return p.only("enqueue", "dequeue", "drain") && p.has("enqueue") }},
+		{"lock", Lock{}.Check, func(p *profile) bool { return p.only("acquire", "release", "add", "read") && p.has("acquire") }},
+		{"effects", Effects{}.Check, func(p *profile) bool {
+			return p.only("acquire", "release", "add", "read") && p.has("acquire", "add", "read")
+		}},
+		{"election", Election{}.Check, func(p *profile) bool { return p.only("campaign", "resign", "observe") && p.has("campaign") }},
+		{"bank", Bank{}.Check, func(p *profile) bool { return p.only("init", "transfer", "read") && p.has("transfer") }},
 		{"unique-ids", UniqueIDs{}.Check, func(p *profile) bool { return p.only("generate") && p.has("generate") }},
 	}
 }

@@ -175,10 +175,14 @@ func TestBroken(t *testing.T) {
 		})},
 		{workload: "lock", name: "loses what was written under it", fault: every(30, "add", lost)},
 
-		{workload: "election", name: "elects two", fault: every(10, "campaign", func(m *model, _ int, op history.Op, apply func(history.Op) (history.Op, bool)) (history.Op, bool) {
-			delete(m.held, op.Key)
+		{workload: "election", name: "elects two for one term", fault: every(10, "campaign", func(m *model, w int, op history.Op, apply func(history.Op) (history.Op, bool)) (history.Op, bool) {
+			if holder, held := m.held[op.Key]; held && holder != w {
+				delete(m.held, op.Key)
+				m.next-- // the term of who leads
+			}
 			return apply(op)
 		})},
+		{workload: "election", name: "observes who led before", fault: stale("observe", 8)},
 
 		{workload: "idempotent", name: "does what it did", fault: every(1, "apply", func(m *model, _ int, op history.Op, apply func(history.Op) (history.Op, bool)) (history.Op, bool) {
 			delete(m.applied, op.Value.(int64))
