@@ -80,7 +80,9 @@ func payload(frame []byte) (from, end, check int) {
 		if check = l4 + 16; end < l4+20 {
 			return 0, 0, -1
 		}
-		data = int(frame[l4+12]>>4) * 4
+		if data = int(frame[l4+12]>>4) * 4; data < 20 {
+			return 0, 0, -1
+		}
 	case protoUDP:
 		if check = l4 + 6; end >= l4+8 && binary.BigEndian.Uint16(frame[check:]) == 0 {
 			return 0, 0, -1

@@ -132,11 +132,13 @@ func TestFlip_NothingToFlip(t *testing.T) {
 	fragment[etherHeader+6] = 0x20
 	unchecked := ipv4(protoUDP, 0, []byte("hello"), 0)
 	copy(unchecked[etherHeader+20+6:], []byte{0, 0})
+	wrong := ipv4(protoTCP, 0, []byte("hello"), 0)
+	wrong[etherHeader+20+12] = 0 // the data would begin before the header ends
 	arp := make([]byte, 60)
 	arp[12], arp[13] = 8, 6
 	for name, f := range map[string][]byte{
 		"no data": ipv4(protoTCP, 0, nil, 6), "fragment": fragment, "UDP without checksum": unchecked, "ARP": arp,
-		"another protocol": ipv4(0, 0, []byte("hello"), 0), "short": arp[:20], "empty": nil,
+		"wrong header": wrong, "another protocol": ipv4(0, 0, []byte("hello"), 0), "short": arp[:20], "empty": nil,
 	} {
 		before := bytes.Clone(f)
 		if flip(f, 1, true) || !bytes.Equal(f, before) {
