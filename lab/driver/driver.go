@@ -59,6 +59,14 @@ type Client interface {
 	Close() error
 }
 
+// Lessee is a client of locks whose holders know when to stop, and do: see
+// [WithResource].
+type Lessee interface {
+	// Lease ends when the client's hold of the lock does, as far as it can know;
+	// nil where holders are not to ask.
+	Lease(lock string) context.Context
+}
+
 // Env is what a driver can do in the world. Its methods may be called
 // concurrently.
 type Env interface {

@@ -61,7 +61,8 @@ type resourceClient struct {
 // writes, also when ctx's deadline has passed meanwhile, or the lock is lost, or
 // the whole process was stopped for a while. So it may take longer than ctx's
 // deadline allows: twice Hold, and a few seconds where the resource does not
-// answer. Only cancelling ctx, or Close, ends it early.
+// answer. Only cancelling ctx, or Close, ends it early. A client that is a [Lessee]
+// ends it too, when the lease ends: such programs stop in time, if they run.
 func WithResource(client Client, cfg ResourceConfig) Client {
 	ctx, stop := context.WithCancel(context.Background())
 	return &resourceClient{
@@ -124,6 +125,14 @@ func (c *resourceClient) add(ctx context.Context, op history.Op) history.Op {
 
 	work, done := c.deaf(ctx)
 	defer done()
+	if l, ok := c.Client.(Lessee); ok {
+		if lease := l.Lease(op.Key); lease != nil {
+			var cancel context.CancelFunc
+			work, cancel = context.WithCancel(work)
+			defer cancel()
+			defer context.AfterFunc(lease, cancel)()
+		}
+	}
 	elements, err := c.get(work, op.Key, token)
 	if err != nil {
 		op.Error = err.Error()

@@ -154,3 +154,44 @@ func TestHold(t *testing.T) {
 		t.Errorf("by default %v", d)
 	}
 }
+
+// lessee is a client whose lease ends when the test says so.
+type lessee struct {
+	*memory
+	lease context.Context
+}
+
+func (l lessee) Lease(string) context.Context { return l.lease }
+
+func TestResource_LeaseEnds(t *testing.T) {
+	puts := 0
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			puts++
+		}
+		_, _ = w.Write([]byte(`{"elements": []}`))
+	}))
+	defer srv.Close()
+	for _, ends := range []bool{false, true} {
+		lease, end := context.WithCancel(t.Context())
+		c := WithResource(lessee{&memory{}, lease}, ResourceConfig{URL: srv.URL, Hold: time.Millisecond})
+		if op := c.Invoke(t.Context(), history.Op{F: "acquire", Key: "l"}); op.Type != history.OK {
+			t.Fatalf("acquire: %v", op)
+		}
+		if ends {
+			end()
+		}
+		want := history.OK
+		if ends {
+			want = history.Fail
+		}
+		if op := c.Invoke(t.Context(), history.Op{F: "add", Key: "l", Value: int64(1)}); op.Type != want {
+			t.Errorf("lease ended %v: add ended %s, %s", ends, op.Type, op.Error)
+		}
+		end()
+		_ = c.Close()
+	}
+	if puts != 1 {
+		t.Errorf("%d writes, want one", puts)
+	}
+}

@@ -24,6 +24,8 @@
 //	            timeout; default false; needs writes=session
 //	ttl         of clients' sessions; default 2s
 //	wait        for a lock, or to lead; default 5s
+//	obey        who holds a lock stops working at the resource when its context
+//	            ends; default false
 //	keys        false: idempotent forgets its requests, and repeats effects
 //	mode        of locks: exclusive (default) or shared
 //

@@ -32,6 +32,14 @@ func ended(op history.Op, value any, err error) history.Op {
 	return call.End(op, value, err, holdfast.OutcomeOf(err) == holdfast.NotApplied)
 }
 
+// Lease implements driver.Lessee.
+func (c *connection) Lease(name string) context.Context {
+	if held := c.held[name]; c.obey && held != nil {
+		return held.Context()
+	}
+	return nil
+}
+
 func locks(ctx context.Context, c *connection, op history.Op) history.Op {
 	held := c.held[op.Key]
 	switch op.F {

@@ -55,6 +55,7 @@ type settings struct {
 	keys                bool
 	peerTLS             bool
 	everyNode           bool
+	obey                bool
 }
 
 func settingsOf(env driver.Env) (settings, error) {
@@ -74,6 +75,7 @@ func settingsOf(env driver.Env) (settings, error) {
 		keys:      o.Bool("keys", true),
 		peerTLS:   o.Bool("peer-tls", false),
 		everyNode: o.Choice("endpoints", "own", "all") == "all",
+		obey:      o.Bool("obey", false),
 	}
 	err := o.Err()
 	if s.resolve && !s.sessions {
