@@ -48,8 +48,9 @@
 // into non-blocking mode and closed by Detach or Close. Attach hosts before rules
 // name them.
 //
-// For a power failure detach the host before its processes are killed: else its
-// kernel, which lives as long as the TAP is open, sends FINs and RSTs for them.
+// For a power failure unplug the host, here or at its own end, before its
+// processes are killed: else its kernel, which lives as long as the TAP is open,
+// sends FINs and RSTs for them.
 //
 // Set GOMAXPROCS to at least the number of ports and of cores together: the
 // threads of the ports and of the schedule each hold a turn in the Go scheduler

@@ -61,13 +61,17 @@ func plug(h *host, tap io.ReadWriteCloser) (*port, error) {
 	if !ok {
 		return p, nil
 	}
-	p.fd = int(f.Fd())
-	if err := unix.SetNonblock(p.fd, true); err != nil {
-		return nil, os.NewSyscallError("set nonblock", err)
+	// A descriptor of its own, which nobody else closes while it is in use.
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("dup", err)
 	}
-	var err error
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, errors.Join(os.NewSyscallError("set nonblock", err), unix.Close(fd))
+	}
+	p.fd = fd
 	if p.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return nil, os.NewSyscallError("eventfd", err)
+		return nil, errors.Join(os.NewSyscallError("eventfd", err), unix.Close(fd))
 	}
 	return p, nil
 }
@@ -174,7 +178,10 @@ func (p *port) unplug(started bool) error {
 	<-p.idle
 	if p.fd >= 0 {
 		_ = unix.Close(p.bell)
-		err = p.tap.Close()
+		err = unix.Close(p.fd)
+		if e := p.tap.Close(); !errors.Is(e, os.ErrClosed) { // its owner may have been first
+			err = errors.Join(err, e)
+		}
 	}
 	return err
 }

@@ -378,6 +378,11 @@ func TestDetach(t *testing.T) {
 	if a, b := w[1].number(), w[1].number(); a != 1 || b != 1 || rule.Counters().Duplicated != 2 {
 		t.Errorf("received %d, %d; the rule has to be there still", a, b)
 	}
+	_ = tap.Close() // the switch has a descriptor of its own
+	w[0].send(udp(w[0].host, w[1].host, 7, 1))
+	if a, b := w[1].number(), w[1].number(); a != 1 || b != 1 {
+		t.Errorf("received %d, %d", a, b)
+	}
 	_ = conn.Close() // as when a host's namespace ends
 	w[0].send(udp(w[0].host, w[1].host, 7, 2))
 	waitFor(t, func() bool { return counters(s).DroppedDown == 4 })
