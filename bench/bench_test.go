@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
-// TestMain lets the test binary be the process that holds many sessions.
+// TestMain lets the test binary be the process that holds many sessions, and the
+// stages of the lab.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == crowdCommand { //nolint:forbidigo // the process's own door
+	if strings.HasPrefix(os.Args[0], "holdfast-lab:") || len(os.Args) > 1 && os.Args[1] == crowdCommand { //nolint:forbidigo // the process's own door
 		main()
 		return
 	}
