@@ -42,7 +42,6 @@ func Options(name string) ([]string, bool) {
 	return o.Options(), true
 }
 
-
 // finalNodes are the servers that the final reads go to.
 func finalNodes(ctx context.Context, w *world) ([]string, error) {
 	if f, ok := w.system.(driver.Finals); ok {
