@@ -74,7 +74,8 @@ type Config struct {
 	// other engines allow.
 	MaxTxnOps int
 
-	// SnapshotCount is after how many log entries the log is cut; default 10,000.
+	// SnapshotCount is after how many log entries the log is cut; default 10,000. A
+	// member that is further behind than that gets the whole store.
 	SnapshotCount uint64
 
 	// PeerTLS secures the traffic between members, ClientTLS ListenClient. All
@@ -271,6 +272,7 @@ func (c Config) etcd() (*embed.Config, error) {
 		e.AutoCompactionRetention = c.CompactAfter.String()
 	}
 	e.QuotaBackendBytes, e.MaxTxnOps, e.SnapshotCount = c.Quota, uint(c.MaxTxnOps), c.SnapshotCount
+	e.SnapshotCatchUpEntries = min(e.SnapshotCatchUpEntries, c.SnapshotCount)
 	e.PeerTLSInfo, e.ClientTLSInfo = c.PeerTLS.info(), c.ClientTLS.info()
 	e.StrictReconfigCheck = true
 	e.EnableGRPCGateway = false

@@ -40,6 +40,8 @@ type Serve struct {
 	ElectionTimeout Setting[time.Duration] `default:"500ms" from:"env,file" group:"limits" placeholder:"DURATION" help:"How long a node hears nothing from the leader before it stands for election."`
 	Heartbeat       Setting[time.Duration] `default:"100ms" from:"env,file" group:"limits" placeholder:"DURATION" help:"How often the leader is heard; at most a fifth of the election timeout."`
 	Quota           Setting[Bytes]         `default:"2GiB" from:"env,file" group:"limits" placeholder:"SIZE" help:"How large the store may grow before it refuses writes; an alert comes at 70 %."`
+	History         Setting[time.Duration] `default:"10m" from:"env,file" group:"limits" placeholder:"DURATION" help:"How long old revisions are kept, for watches that go on after a break."`
+	LogEntries      Setting[int64]         `default:"10000" from:"env,file" group:"limits" placeholder:"N" help:"After how many entries the log is cut. A node that is further behind gets all of the store at once."`
 	SessionTTL      Setting[time.Duration] `name:"session-ttl" default:"10s" from:"env,file" group:"limits" placeholder:"DURATION" help:"TTL of the node's own session."`
 	MaxSessions     Setting[int64]         `default:"100000" from:"env,file" group:"limits" placeholder:"N" help:"Sessions of all clients together."`
 	MaxSessionsEach Setting[int64]         `default:"10000" from:"env,file" group:"limits" placeholder:"N" help:"Sessions of one client (bearer token, certificate or address)."`
@@ -114,6 +116,8 @@ func (c *Serve) Validate(s *Sources) error {
 		f.add("election-timeout", "%v: want at least five heartbeats, %v", c.ElectionTimeout, 5*c.Heartbeat.Value)
 	}
 	check(f, "quota", c.Quota, 16<<20, 8<<30)
+	check(f, "history", c.History, time.Second, 30*24*time.Hour)
+	check(f, "log-entries", c.LogEntries, 10, 10_000_000)
 	check(f, "session-ttl", c.SessionTTL, time.Second, 24*time.Hour)
 	check(f, "max-sessions", c.MaxSessions, 1, 10_000_000)
 	check(f, "max-sessions-each", c.MaxSessionsEach, 1, 10_000_000)

@@ -129,6 +129,7 @@ func (n *Node) embed(ctx context.Context, e embed.Config) error {
 		e.ClusterToken = c.ClusterToken
 	}
 	e.Heartbeat, e.Election, e.Quota = c.Heartbeat.Value, c.ElectionTimeout.Value, int64(c.Quota.Value)
+	e.CompactAfter, e.SnapshotCount = c.History.Value, uint64(c.LogEntries.Value)
 	e.PeerTLS = embed.TLS{Cert: c.PeerTLSCert, Key: c.PeerTLSKey, CA: c.PeerTLSCA}
 	e.Logger = c.Logger
 	store, err := embed.Start(ctx, e)
