@@ -90,6 +90,7 @@ type daemon struct {
 	crashes int64
 	current *mounted
 
+	failing                 atomic.Bool // a power failure is under way
 	rules                   ruleSet
 	ops                     counted
 	bytesRead, bytesWritten atomic.Int64
@@ -152,7 +153,11 @@ func (d *daemon) start(config string) error {
 // that nothing that the kernel still holds gets in.
 func (d *daemon) unmount() {
 	d.mu.Lock()
-	close(d.current.off)
+	select {
+	case <-d.current.off: // a power failure after which mounting failed
+	default:
+		close(d.current.off)
+	}
 	d.mu.Unlock()
 	if err := unix.Unmount(d.Mount, unix.MNT_DETACH); err != nil {
 		d.log.Printf("unmount %s: %v", d.Mount, err)
@@ -312,6 +317,10 @@ func (d *daemon) crash(ctx context.Context, c Crash) (l Losses, err error) {
 	if err := c.check(); err != nil {
 		return l, err
 	}
+	if !d.failing.CompareAndSwap(false, true) {
+		return l, errors.New("crash: the power is failing already")
+	}
+	defer d.failing.Store(false)
 	if err := d.awaitIdle(ctx); err != nil {
 		return l, err
 	}

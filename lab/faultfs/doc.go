@@ -82,8 +82,8 @@
 // it wrote; [FS.Sync] does what they should.
 //
 // fsync takes a millisecond unless told otherwise, and real disks may need more:
-// what is measured here is not what a machine would show. Small writes cost some
-// 50 µs, a hundred times what they cost on a native filesystem.
+// what is measured here is not what a machine would show. A small write
+// costs some 20 µs, twenty times what it costs on a native filesystem.
 //
 // The model is coarser than a kernel. A write with O_SYNC makes the whole file
 // durable, not its range. A file that was removed and closed loses its unsynced
