@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package lab runs real, unmodified servers as separate hosts on one machine,
 // breaks the network, the processes, the clocks and the disks under them, and
 // checks what their clients saw.

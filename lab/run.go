@@ -1,3 +1,5 @@
+//go:build linux
+
 package lab
 
 import (
@@ -7,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -81,6 +84,9 @@ func Execute(ctx context.Context, plan *Plan, dir string, command string, progre
 		Command: command, Seed: plan.Seed, Started: time.Now(), State: "running", Verdict: check.Unknown, Reason: "it is still running",
 		Expect: plan.Scenario.Expect, System: plan.Scenario.System.Driver, Workload: plan.Scenario.Workload.Name,
 	}
+	// Each port of the switch has a thread that mostly sits in a system call; they
+	// must not wait for one another.
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), runtime.NumCPU()+plan.Scenario.Hosts+plan.Scenario.Clients+1))
 	err := r.run(ctx)
 	if err != nil {
 		// A run that could not be made has a report too: its logs tell why.

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -93,9 +95,17 @@ func (d *labDisplay) block(p lab.Progress) string {
 			fmt.Fprintf(&b, "  … and %d more\n", len(p.Faults)-i)
 			break
 		}
-		fmt.Fprintf(&b, "  \x1b[31m⚡\x1b[0m %s\n", f)
+		fmt.Fprintf(&b, "  \x1b[31m⚡\x1b[0m %s\n", short(f, 74)) // a line that wraps would count as one
 	}
 	return b.String()
+}
+
+// short cuts a text to at most n characters.
+func short(text string, n int) string {
+	if r := []rune(text); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return text
 }
 
 func phaseOf(p lab.Progress) string {

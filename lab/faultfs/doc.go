@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package faultfs is a filesystem that knows what was synced, and forgets the
 // rest when the power fails. Any program can run on it, unmodified.
 //

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package host is the machines of the lab: namespaces with a first process of
 // their own, on one machine and without containers. It needs Linux, and root or
 // user namespaces with /dev/net/tun and /dev/fuse open to all.

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package vswitch is the network of the lab: a layer-2 switch in user space,
 // between TAP devices, that does to every directed link what package netem
 // describes.
