@@ -84,7 +84,7 @@ func DefaultTemplates(kind string) []Template {
 			{Text: "net dup all-all {1%..20%}"},
 			{Text: "net corrupt all-all {1%..20%}"},
 			{Text: "net link all-all delay {10ms..100ms} reorder {5%..30%}"},
-			{Text: "net rate all-all {256kbit..8mbit} queue 100"},
+			{Text: "net rate all-all {128kbit..2mbit} queue 50"},
 		}
 	case "proc":
 		return []Template{
@@ -92,7 +92,7 @@ func DefaultTemplates(kind string) []Template {
 			{Text: "proc kill all"},
 			{Text: "proc pause {one,minority,primary}", Weight: 3},
 			{Text: "proc pause majority"},
-			{Text: "proc throttle one {5%..30%}"},
+			{Text: "proc throttle one {2%..10%}"},
 			{Text: "proc restart {one,primary}"},
 		}
 	case "host":
@@ -107,7 +107,7 @@ func DefaultTemplates(kind string) []Template {
 			{Text: "clock jump some {+,-}{11ms..288s}", Weight: 3},
 			{Text: "clock jump {primary,one} {+,-}{11ms..288s}"},
 			{Text: "clock strobe some {4ms..262s} every {10ms..1s}"},
-			{Text: "clock drift one {+,-}{100..100000}ppm"},
+			{Text: "clock drift one {+,-}{1000..100000}ppm"},
 			{Text: "clock drift one x{1.5,2,0.5}"},
 		}
 	case "disk":
@@ -115,9 +115,9 @@ func DefaultTemplates(kind string) []Template {
 			{Text: "disk slow {one,primary} {1ms..100ms}", Weight: 2},
 			{Text: "disk stall one fsync,fdatasync"},
 			{Text: "disk stall primary fsync,fdatasync"},
-			{Text: "disk eio one write,fsync {1%..20%}"},
+			{Text: "disk eio one write,fsync {5%..50%}"},
 			{Text: "disk fsync-eio one nth 1"},
-			{Text: "disk full one {64KB..16MB}"},
+			{Text: "disk full one {4KB..1MB}"},
 			{Text: "disk readonly one"},
 		}
 	case "dns":
