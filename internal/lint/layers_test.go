@@ -54,7 +54,8 @@ internal/drivertest : lab/driver lab/history          |
 internal/call      : lab/driver lab/history           |
 lab/netem          :                                  |
 lab/history        :                                  |
-lab/check          : lab/history                      | github.com/anishathalye/porcupine
+lab/check          : lab/history lab/check/cycle      | github.com/anishathalye/porcupine
+lab/check/cycle    :                                  |
 lab/host           : internal/stage lab/vclock        | github.com/vishvananda/netlink golang.org/x/sys
 lab/vswitch        : lab/netem                        | golang.org/x/sys
 lab/dns            :                                  | golang.org/x/net/dns

@@ -81,6 +81,7 @@ func entries() []entry {
 		}},
 		{"election", Election{}.Check, func(p *profile) bool { return p.only("campaign", "resign", "observe") && p.has("campaign") }},
 		{"bank", Bank{}.Check, func(p *profile) bool { return p.only("init", "transfer", "read") && p.has("transfer") }},
+		{"append", Append{}.Check, func(p *profile) bool { return p.only("txn") && p.has("txn") }},
 		{"unique-ids", UniqueIDs{}.Check, func(p *profile) bool { return p.only("generate") && p.has("generate") }},
 	}
 }
