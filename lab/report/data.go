@@ -142,3 +142,6 @@ type Log struct {
 	Path string `json:"path"` // below the directory of the run
 	Tail string `json:"tail"`
 }
+
+// All is how many there were.
+func (o Ops) All() int64 { return o.OK + o.Fail + o.Unknown }
