@@ -159,6 +159,7 @@ func Schedule(cfg ScheduleConfig) ([]Step, error) {
 	budget := budget{max: cfg.MaxAffected}
 	var steps []Step
 	for _, s := range slots {
+		budget.forget(s.at)
 		step, ok, err := cfg.fill(s, sets, &budget)
 		if err != nil {
 			return nil, err
@@ -167,6 +168,7 @@ func Schedule(cfg ScheduleConfig) ([]Step, error) {
 			steps = append(steps, step)
 		}
 	}
+	slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(a.At, b.At) })
 	return steps, nil
 }
 
@@ -225,6 +227,7 @@ type slot struct {
 	number int
 	at     time.Duration
 	dur    time.Duration
+	limit  time.Duration // the next one of its set may begin here
 }
 
 // rhythm is when the faults of one set are: pauses and durations vary by half
@@ -242,6 +245,9 @@ func rhythm(cfg ScheduleConfig, set string) []slot {
 			pause = (pause / 2).Round(100 * time.Millisecond)
 		}
 		at += pause
+		if i > 0 {
+			slots[i-1].limit = min(at, cfg.Start+cfg.Length)
+		}
 		if at+dur > cfg.Start+cfg.Length {
 			return slots
 		}
@@ -250,15 +256,35 @@ func rhythm(cfg ScheduleConfig, set string) []slot {
 	}
 }
 
-// attempts is how many faults are tried for one slot before it stays empty.
-const attempts = 50
+// attempts is how many faults are tried for one slot at one time, and shifts how
+// often it is moved to when something else has ended, before it stays empty.
+const (
+	attempts = 50
+	shifts   = 4
+	shortest = 500 * time.Millisecond // of a slot that was moved
+)
 
 // fill draws a fault for a slot; ok is false where none fits the budget.
 func (cfg ScheduleConfig) fill(s slot, sets []templateSet, b *budget) (Step, bool, error) {
+	for shift := range shifts {
+		step, ok, err := cfg.fillAt(s, shift, sets, b)
+		if ok || err != nil {
+			return step, ok, err
+		}
+		at, ok := b.next(s.at)
+		if !ok || at+min(shortest, s.dur) > s.limit {
+			break
+		}
+		s.at, s.dur = at, min(s.dur, s.limit-at).Truncate(100*time.Millisecond)
+	}
+	return Step{}, false, nil
+}
+
+func (cfg ScheduleConfig) fillAt(s slot, shift int, sets []templateSet, b *budget) (Step, bool, error) {
 	i := slices.IndexFunc(sets, func(set templateSet) bool { return set.name == s.set })
 	templates := sets[i].templates
 	for try := range attempts {
-		name := []string{"fault", s.set, strconv.Itoa(s.number), strconv.Itoa(try)}
+		name := []string{"fault", s.set, strconv.Itoa(s.number), strconv.Itoa(shift*attempts + try)}
 		d := newDraw(cfg.Seed, name...)
 		f, err := pick(templates, d).fill(d)
 		if err != nil {
@@ -271,12 +297,13 @@ func (cfg ScheduleConfig) fill(s slot, sets []templateSet, b *budget) (Step, boo
 		if f.dur == 0 && !f.endsItself() {
 			f = f.WithFor(s.dur)
 		}
-		hosts, unknown := f.stricken(cfg.Nodes, slices.Concat(cfg.Nodes, cfg.Clients, []string{Lab}))
 		until := s.at + s.dur
 		if f.dur > s.dur {
 			until = s.at + f.dur
 		}
-		if !b.take(s.at, until, hosts, unknown, f.lasting()) {
+		hosts, unknown := f.stricken(cfg.Nodes, slices.Concat(cfg.Nodes, cfg.Clients, []string{Lab}))
+		t := taking{until: until, hosts: hosts, unknown: unknown, down: f.stops(), inVain: f.inVain()}
+		if !b.take(s.at, t, f.lasting()) {
 			continue
 		}
 		return Step{At: s.at, Fault: f}, true, nil
@@ -309,26 +336,73 @@ type taking struct {
 	until   time.Duration
 	hosts   []string
 	unknown int
+	down    []string // nothing runs there meanwhile
+	inVain  []string // hosts on which something has to run, or the fault is in vain
 }
 
-// take notes a fault where it fits. Faults come in the order of their times.
-func (b *budget) take(at, until time.Duration, hosts []string, unknown int, lasting bool) bool {
-	b.taken = slices.DeleteFunc(b.taken, func(t taking) bool { return t.until <= at })
-	all := slices.Concat(b.worn, hosts)
-	more := unknown
-	for _, t := range b.taken {
-		all = append(all, t.hosts...)
-		more += t.unknown
+// take notes a fault where it fits. Faults come in the order of their times; one
+// that was moved counts from the time it had.
+func (b *budget) take(at time.Duration, t taking, lasting bool) bool {
+	all := slices.Concat(b.worn, t.hosts)
+	more := t.unknown
+	for _, other := range b.taken {
+		if other.until <= at {
+			continue
+		}
+		all = append(all, other.hosts...)
+		more += other.unknown
+		if slices.ContainsFunc(t.inVain, func(h string) bool { return slices.Contains(other.down, h) }) ||
+			slices.ContainsFunc(other.inVain, func(h string) bool { return slices.Contains(t.down, h) }) {
+			return false
+		}
 	}
 	slices.Sort(all)
-	if b.max > 0 && len(slices.Compact(all))+more > b.max && len(hosts)+unknown > 0 {
+	if b.max > 0 && len(slices.Compact(all))+more > b.max && len(t.hosts)+t.unknown > 0 {
 		return false
 	}
-	b.taken = append(b.taken, taking{until, hosts, unknown})
+	b.taken = append(b.taken, t)
 	if lasting {
-		b.worn = append(b.worn, hosts...)
+		b.worn = append(b.worn, t.hosts...)
 	}
 	return true
+}
+
+// forget drops what has ended.
+func (b *budget) forget(at time.Duration) {
+	b.taken = slices.DeleteFunc(b.taken, func(t taking) bool { return t.until <= at })
+}
+
+// next is when the first of the faults ends that are active at a time.
+func (b *budget) next(at time.Duration) (time.Duration, bool) {
+	var first time.Duration
+	for _, t := range b.taken {
+		if t.until > at && (first == 0 || t.until < first) {
+			first = t.until
+		}
+	}
+	return first, first > 0
+}
+
+// stops is the hosts on which nothing of the system runs while the fault lasts.
+func (f Fault) stops() []string {
+	switch s := f.spec.(type) {
+	case powerSpec:
+		return s.targets()
+	case procSpec:
+		if s.verb == "kill" {
+			return s.targets()
+		}
+	}
+	return nil
+}
+
+// inVain is the hosts on which the fault does nothing unless something runs there.
+func (f Fault) inVain() []string {
+	switch s := f.spec.(type) {
+	case procSpec, powerSpec, diskSpec:
+		return s.targets()
+	}
+	return nil
 }
 
 // endsItself: the fault needs no duration.
