@@ -89,7 +89,11 @@ func NewEnv(t *testing.T, n int, options ...string) *Env {
 		e.nodes = append(e.nodes, host)
 		e.addrs[host] = netip.AddrFrom4(network)
 		for _, d := range []string{e.DataDir(host), e.LogDir(host)} {
-			if err := os.MkdirAll(d, 0o755); err != nil {
+			if err := os.MkdirAll(d, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			// Servers that refuse root write there too; the umask is not asked.
+			if err := os.Chmod(d, 0o777); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -184,7 +184,7 @@ func (s settings) follow(ctx context.Context, env driver.Env, node, first string
 func (s settings) exec(ctx context.Context, env driver.Env, node, program string, args ...string) error {
 	dir := data(env, node)
 	if _, err := env.Exec(ctx, node, driver.Process{
-		Name: "mkdir", Argv: []string{"install", "--directory", "--owner", s.user, "--mode", "0700", dir},
+		Name: "mkdir", Argv: []string{"mkdir", "-p", "-m", "0700", dir}, User: s.user, // who may write in the data directory of a host
 	}); err != nil {
 		return err
 	}
