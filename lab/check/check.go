@@ -82,6 +82,9 @@ func entries() []entry {
 		{"election", Election{}.Check, func(p *profile) bool { return p.only("campaign", "resign", "observe") && p.has("campaign") }},
 		{"bank", Bank{}.Check, func(p *profile) bool { return p.only("init", "transfer", "read") && p.has("transfer") }},
 		{"append", Append{}.Check, func(p *profile) bool { return p.only("txn") && p.has("txn") }},
+		{"watch", Watch{}.Check, func(p *profile) bool { return p.only("put", "delete", "watch") && p.has("watch") }},
+		{"idempotent", Idempotent{}.Check, func(p *profile) bool { return p.only("apply", "effects") && p.has("apply") }},
+		{"atomic-commit", AtomicCommit{}.Check, func(p *profile) bool { return p.only("commit", "read") && p.has("commit") }},
 		{"unique-ids", UniqueIDs{}.Check, func(p *profile) bool { return p.only("generate") && p.has("generate") }},
 	}
 }

@@ -283,3 +283,21 @@ func TestLocks_random(t *testing.T) {
 		}
 	}
 }
+
+// The checkers of this half are proposed for what they are meant for.
+func TestGuess_services(t *testing.T) {
+	for _, tt := range []struct{ text, want string }{
+		{"0 acquire l null>1 0-1\n0 release l null 2-3", "stats lock"},
+		{"0 acquire l null>1 0-1\n0 add l 1 2-3\n0 read l [1] 4-5", "stats lock effects"},
+		{"0 campaign e null>1 0-1\n0 observe e null>1 2-3", "stats election"},
+		{`0 transfer - {"from":"0","to":"1","amount":1} 0-1`, "stats bank"},
+		{`0 txn - [["append","x",1]] 0-1`, "stats append"},
+		{`0 watch - {"from":1}>[] 0-1`, "stats watch"},
+		{"0 apply - 1 0-1", "stats idempotent"},
+		{`0 commit - {"txn":1,"participants":["p0"]} 0-1`, "stats atomic-commit"},
+	} {
+		if got := strings.Join(check.Guess(parse(t, tt.text)), " "); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.text, got, tt.want)
+		}
+	}
+}
