@@ -103,10 +103,9 @@ func lanes(h *calls) (all []*lane, of map[int32]int) {
 }
 
 const (
-	maxLanes  = 60
-	maxBars   = 6000  // beyond that calls are not drawn one by one
-	maxCells  = 24000 // of the density
-	laneSpace = 900.0
+	maxLanes = 60
+	maxBars  = 6000  // beyond that calls are not drawn one by one
+	maxCells = 24000 // of the density
 )
 
 // laneChart draws the calls of each client. mode says in words how.
@@ -119,7 +118,7 @@ func laneChart(t *timeline, h *calls, shown map[*call]int) (picture template.HTM
 		c.plain.text(gutter+plotWidth/2, c.top+24, `class="none" text-anchor="middle"`, "no calls were recorded")
 		return c.html(), ""
 	}
-	high := min(max(math.Floor(300/float64(rows)), 9), 20)
+	high := min(max(math.Floor(300/float64(rows)), 9), 24)
 	rowOf := func(p int32) int { return of[p] * rows / len(all) }
 	c := t.chart("lanes", "Calls of each client over time, by outcome", high*float64(rows))
 	c.longLabels = true

@@ -35,7 +35,7 @@ type matrixCell struct {
 	Late   string
 }
 
-func newMatrix(links []Link) *matrix {
+func newMatrix(links []Link, hosts []Host) *matrix {
 	if len(links) == 0 {
 		return nil
 	}
@@ -46,7 +46,17 @@ func newMatrix(links []Link) *matrix {
 		by[[2]string{l.From, l.To}] = l
 		names[l.From], names[l.To] = true, true
 	}
-	m := &matrix{Names: slices.SortedFunc(maps.Keys(names), byName)}
+	rank := func(name string) int { // nodes, clients, the lab
+		i := slices.IndexFunc(hosts, func(h Host) bool { return h.Name == name })
+		switch {
+		case i < 0:
+			return 2
+		case hosts[i].Role == "client":
+			return 1
+		}
+		return 0
+	}
+	m := &matrix{Names: slices.SortedFunc(maps.Keys(names), func(a, b string) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), byName(a, b)) })}
 	var all Link
 	sums := make([]Link, len(m.Names))
 	for _, from := range m.Names {

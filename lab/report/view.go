@@ -117,7 +117,13 @@ type witness struct {
 	ToScale bool
 	Shown   int
 	Calls   int
+	First   []string // of the facts
+	Rest    []string
 }
+
+// firstFacts are shown at once: they say what is wrong, the others that it is
+// so elsewhere too.
+const firstFacts = 4
 
 type logHost struct {
 	Host string
@@ -175,7 +181,7 @@ func newView(d *Data, h *calls) *view {
 	if len(d.Clocks) > 0 {
 		v.Clocked = clockChart(t, d.Clocks)
 	}
-	v.Matrix, v.Coverage = newMatrix(d.Links), newCoverage(d)
+	v.Matrix, v.Coverage = newMatrix(d.Links, d.Hosts), newCoverage(d)
 	v.DiskRows, v.Crashes = diskRows(d.Disks)
 	for _, l := range d.Logs {
 		if n := len(v.LogHosts); n == 0 || v.LogHosts[n-1].Host != l.Host {
@@ -213,7 +219,10 @@ func (v *view) findWitnesses(h *calls) map[*call]int {
 		if len(r.Witness) == 0 && len(r.Ops) == 0 {
 			continue
 		}
-		w := witness{Result: r}
+		w := witness{Result: r, First: r.Witness}
+		if len(r.Witness) > firstFacts+1 {
+			w.First, w.Rest = r.Witness[:firstFacts], r.Witness[firstFacts:]
+		}
 		var picked []*call
 		for _, i := range r.Ops {
 			if c := byIndex[i]; c != nil && !slices.Contains(picked, c) {
