@@ -11,22 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"holdfast.dev"
 	"holdfast.dev/engine"
 	"holdfast.dev/engine/enginetest"
 )
-
-// etcd's server leaves connections between members to die of themselves.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		goleak.IgnoreAnyFunction("net/http.(*conn).serve"),
-		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
-		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
-		goleak.IgnoreAnyFunction("net/http.(*connReader).backgroundRead"),
-	)
-}
 
 // quick is a configuration for tests: fast, and not safe across a power cut.
 func quick(tb testing.TB) Config {

@@ -69,9 +69,20 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fail(holdfast.CodeUnknown, err)
 	}
-	_, err = os.Stat(filepath.Join(cfg.Dir, "member"))
+	_, err = os.Stat(filepath.Join(cfg.Dir, "member", "wal"))
 	restarted := err == nil
+	for _, dir := range memberDirs(cfg.Dir) {
+		if err := makeDirs(dir); err != nil {
+			return nil, fail(holdfast.CodeUnknown, errors.Join(err, lock.Close()))
+		}
+	}
 	srv, err := embed.StartEtcd(ecfg)
+	if err == nil {
+		// The store's name, long before the log that can make it anew is cut.
+		if err = syncDir(filepath.Join(cfg.Dir, "member", "snap")); err != nil {
+			srv.Close()
+		}
+	}
 	if err != nil {
 		return nil, fail(holdfast.CodeUnknown, errors.Join(err, lock.Close()))
 	}

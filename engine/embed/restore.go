@@ -138,7 +138,7 @@ func Restore(ctx context.Context, cfg RestoreConfig) (Restored, error) {
 	if err != nil {
 		return Restored{}, discard(err)
 	}
-	if err := writeMark(part, mark{ID: id, MinEpoch: cfg.MinEpoch}); err != nil {
+	if err := errors.Join(writeMark(part, mark{ID: id, MinEpoch: cfg.MinEpoch}), syncTree(part)); err != nil {
 		return Restored{}, discard(err)
 	}
 	if err := os.Rename(part, cfg.Dir); err != nil {
@@ -229,14 +229,6 @@ func writeMark(dir string, m mark) error {
 	}
 	_, err = f.Write(b)
 	return errors.Join(err, f.Sync(), f.Close(), syncDir(dir))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // readMark reads the mark of a data directory; nil when it was not restored.
