@@ -109,14 +109,14 @@ const (
 )
 
 // laneChart draws the calls of each client. mode says in words how.
-func laneChart(t *timeline, h *calls, shown map[*call]int) (picture template.HTML, mode string) {
+func laneChart(t *timeline, h *calls, shown map[*call]int) (picture template.HTML, mode string, rowsOf map[int32]int) {
 	all, of := lanes(h)
 	rows := min(len(all), maxLanes)
 	if rows == 0 {
 		c := t.chart("lanes", "Calls of each client over time: there are none", 40)
 		c.longLabels = true
 		c.plain.text(gutter+plotWidth/2, c.top+24, `class="none" text-anchor="middle"`, "no calls were recorded")
-		return c.html(), ""
+		return c.html(), "", nil
 	}
 	high := min(max(math.Floor(300/float64(rows)), 9), 24)
 	rowOf := func(p int32) int { return of[p] * rows / len(all) }
@@ -134,7 +134,11 @@ func laneChart(t *timeline, h *calls, shown map[*call]int) (picture template.HTM
 		mode += fmt.Sprintf(" %d clients share %d lanes.", len(all), rows)
 	}
 	marked(c, shown, rowOf, high)
-	return c.html(), mode
+	c.data = fmt.Sprintf(` data-row="%s"`, num(high))
+	for p := range of {
+		of[p] = of[p] * rows / len(all)
+	}
+	return c.html(), mode, of
 }
 
 // laneNames labels lanes, and shades those of hosts that a fault was about.
@@ -262,11 +266,11 @@ func marked(c *chart, shown map[*call]int, rowOf func(int32) int, high float64) 
 	for _, call := range order {
 		row := rowOf(call.process)
 		x, y := c.x(call.from), high*float64(row)
-		w := max(c.x(call.to)-x, 2.4)
-		c.zoom.rect(x-0.8, y+1, w+1.6, high-2, `class="witness"`, fmt.Sprintf("%d of the witness", shown[call]))
+		w := max(c.x(call.to)-x, 3)
+		c.zoom.rect(x, y+1, w, high-2, `class="witness"`, fmt.Sprintf("%d of the witness", shown[call]))
 		if last, ok := taken[row]; !ok || x-last > 15 {
 			taken[row] = x
-			c.label(call.from, c.top+y+high/2+3.5, "witnesslabel", "end", -3, strconv.Itoa(shown[call]))
+			c.label(call.from, c.top+y+high/2+3.5, "witnesslabel", "end", -4, strconv.Itoa(shown[call]))
 		}
 	}
 }

@@ -136,6 +136,8 @@ type chartData struct {
 	Phases []chartSpan `json:"phases"`
 	Faults []chartSpan `json:"faults"`
 	Names  []string    `json:"names"`
+	Rows   [][2]int    `json:"rows"`   // process, row in the chart of clients
+	Focus  []float64   `json:"focus"`  // from when to when the witness is
 	Points [][]any     `json:"points"` // from, to in µs; outcome; process; function, key, node by number; value; error
 }
 
@@ -167,8 +169,9 @@ func newView(d *Data, h *calls) *view {
 	}
 	t := newTimeline(d, h)
 	shown := v.findWitnesses(h)
+	var rows map[int32]int
 	v.Topology, v.Cuts = topology(d), cuts(d)
-	v.Lanes, v.LaneMode = laneChart(t, h, shown)
+	v.Lanes, v.LaneMode, rows = laneChart(t, h, shown)
 	drawn := sample(h, t.end)
 	v.Drawn, v.Of = len(drawn), len(h.all)
 	if len(h.all) > 0 {
@@ -190,7 +193,7 @@ func newView(d *Data, h *calls) *view {
 		last := &v.LogHosts[len(v.LogHosts)-1]
 		last.Logs = append(last.Logs, l)
 	}
-	v.chartData(t, h, drawn)
+	v.chartData(t, h, drawn, rows, shown)
 	return v
 }
 
@@ -246,7 +249,7 @@ func (v *view) findWitnesses(h *calls) map[*call]int {
 	return shown
 }
 
-func (v *view) chartData(t *timeline, h *calls, drawn []*call) {
+func (v *view) chartData(t *timeline, h *calls, drawn []*call, rows map[int32]int, shown map[*call]int) {
 	v.Charts = chartData{End: t.end.Seconds(), Names: h.names, Points: [][]any{}}
 	for _, p := range t.phases {
 		v.Charts.Phases = append(v.Charts.Phases, chartSpan{p.From.Seconds(), p.To.Seconds(), p.Name})
@@ -254,6 +257,22 @@ func (v *view) chartData(t *timeline, h *calls, drawn []*call) {
 	for i := range t.bands {
 		b := &t.bands[i]
 		v.Charts.Faults = append(v.Charts.Faults, chartSpan{b.from.Seconds(), b.to.Seconds(), fmt.Sprintf("%d %s", b.ID, b.Resolved)})
+	}
+	v.Charts.Rows = [][2]int{}
+	seen := map[int32]bool{}
+	for _, c := range drawn {
+		if !seen[c.process] {
+			seen[c.process] = true
+			v.Charts.Rows = append(v.Charts.Rows, [2]int{int(c.process), rows[c.process]})
+		}
+	}
+	if len(shown) > 0 {
+		from, to := t.end, time.Duration(0)
+		for c := range shown {
+			from, to = min(from, c.from), max(to, c.to)
+		}
+		room := max((to-from)/10, time.Millisecond)
+		v.Charts.Focus = []float64{max(from-room, 0).Seconds(), min(to+room, t.end).Seconds()}
 	}
 	for _, c := range drawn {
 		f := h.look(c, 24)

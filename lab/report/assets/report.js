@@ -5,7 +5,7 @@
   const W = 1062, GUTTER = 84; // the measures of the charts, as in svg.go
   const NS = "http://www.w3.org/2000/svg";
   const OUTCOME = ["ok", "failed", "unknown"];
-  let data, charts = [], from = 0, to = 1;
+  let data, rows, charts = [], from = 0, to = 1;
 
   // Light or dark, kept where the browser keeps it.
   const keep = (v) => { try { localStorage.setItem("holdfast-theme", v); } catch { /* not kept */ } };
@@ -37,10 +37,11 @@
   function setUp() {
     data = JSON.parse(document.getElementById("data").textContent);
     from = 0; to = data.end;
+    rows = new Map(data.rows);
     charts = [...document.querySelectorAll("svg.chart[data-end]")].map((svg) => ({
       svg, zoom: svg.querySelector(".zoom"), ticks: svg.querySelector(".ticks"), texts: [...svg.querySelectorAll("[data-t]")],
       points: [...svg.querySelectorAll("path.point")], height: svg.viewBox.baseVal.height,
-      top: +svg.dataset.top, bottom: +svg.dataset.bottom,
+      row: +svg.dataset.row, top: +svg.dataset.top, bottom: +svg.dataset.bottom,
     }));
     for (const c of charts) {
       c.base = c.zoom.getAttribute("viewBox").split(" ").map(Number);
@@ -128,6 +129,7 @@
       case "out": show(m - w, m + w); break;
       case "left": show(from - w / 3, to - w / 3); break;
       case "right": show(from + w / 3, to + w / 3); break;
+      case "witness": show(data.focus[0], data.focus[1]); break;
       default: show(0, data.end);
     }
   }
@@ -165,11 +167,11 @@
     }
     const lines = [t.toFixed(3) + " s" + data.phases.filter((p) => t >= p.from && t < p.to).map((p) => ", " + p.text).join("")];
     for (const f of data.faults) if (t >= f.from && t <= f.to) lines.push("⚡ " + f.text);
-    const near = c.points.length ? nearest(c, e) : null;
+    const near = c.points.length ? nearest(c, e) : c.row ? below(c, e, t) : null;
     const pick = c.points.length && mark("pick", c.svg, () => document.createElementNS(NS, "circle"));
     if (near) {
       const p = near, n = data.names;
-      pick.setAttribute("cx", x(p[1] / 1e6)); pick.setAttribute("cy", c.top + latencyY(c, p[1] - p[0])); pick.setAttribute("r", 5.5);
+      if (pick) for (const [k, v] of [["cx", x(p[1] / 1e6)], ["cy", c.top + latencyY(c, p[1] - p[0])], ["r", 5.5]]) pick.setAttribute(k, v);
       lines.push("", `${n[p[4]]}${n[p[5]] ? " " + n[p[5]] : ""}${p[7] ? " = " + p[7] : ""}: ${OUTCOME[p[2]]} after ${span(p[1] - p[0])}`, `process ${p[3]}${n[p[6]] ? " at " + n[p[6]] : ""}, from ${(p[0] / 1e6).toFixed(6)} s`);
       if (p[8]) lines.push(p[8]);
     } else if (pick) pick.style.display = "none";
@@ -188,6 +190,19 @@
       const dx = x(p[1] / 1e6) - px;
       if (dx > 12 || dx < -12) continue;
       const dy = latencyY(c, p[1] - p[0]) - py, d = dx * dx + dy * dy;
+      if (d < least) { least = d; best = p; }
+    }
+    return best;
+  }
+
+  // The call under the pointer among the clients, as far as it is one that is told.
+  function below(c, e, t) {
+    const box = c.svg.getBoundingClientRect();
+    const row = Math.floor(((e.clientY - box.top) / box.width * 1160 - c.top) / c.row), slack = 3 * (to - from) / W;
+    let best = null, least = slack;
+    for (const p of data.points) {
+      if (rows.get(p[3]) !== row) continue;
+      const d = Math.max(p[0] / 1e6 - t, t - p[1] / 1e6, 0);
       if (d < least) { least = d; best = p; }
     }
     return best;
