@@ -83,7 +83,6 @@ func (r *runner) collectFaults() {
 	if r.nemesis == nil {
 		return
 	}
-	background := len(r.plan.Scenario.Network)
 	random, worked := map[string]int{}, map[string]bool{}
 	for _, rec := range r.nemesis.Records() {
 		f := report.Fault{
@@ -95,7 +94,11 @@ func (r *runner) collectFaults() {
 		}
 		r.data.Faults = append(r.data.Faults, f)
 		switch {
-		case rec.ID <= background:
+		case r.ambient[rec.ID]:
+			if rec.ID <= len(r.plan.Scenario.Network) && rec.Effect.Nothing() { // the first time
+				r.doubt(fmt.Sprintf("network: %s: it touched nothing", f.Resolved))
+			}
+		case rec.ID == r.rest: // what is down already cannot be killed
 		case !r.scripted[rec.ID]:
 			random[f.Kind]++
 			worked[f.Kind] = worked[f.Kind] || f.Touched > 0
@@ -210,7 +213,8 @@ func (r *runner) crashes() check.Result {
 
 // vacuity doubts runs in which faults and work did not meet.
 func (r *runner) vacuity(h history.History) {
-	if len(r.data.Faults) <= len(r.plan.Scenario.Network) {
+	faults := slices.DeleteFunc(slices.Clone(r.data.Faults), func(f report.Fault) bool { return r.ambient[f.ID] })
+	if len(faults) == 0 {
 		return
 	}
 	during := 0
@@ -218,7 +222,7 @@ func (r *runner) vacuity(h history.History) {
 		if op.Type != history.OK && op.Type != history.Info && op.Type != history.Fail {
 			continue
 		}
-		for _, f := range r.data.Faults[len(r.plan.Scenario.Network):] {
+		for _, f := range faults {
 			// What a fault leaves behind shows after it: a failover, a restart.
 			if op.Time >= f.From && op.Time <= f.To+5*time.Second {
 				during++

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,6 +51,7 @@ type machine struct {
 	starts   int
 	crashes  []report.Crash
 	throttle time.Duration // of hosts that are off by now
+	share    float64       // of a core; 0 is no limit
 }
 
 // service is a server of the system on one machine.
@@ -65,6 +67,11 @@ func newMachine(w *world, name, role string, addr netip.Addr) *machine {
 }
 
 func (m *machine) lock(ctx context.Context) error {
+	select {
+	case m.life <- struct{}{}: // also where there is no time left to wait
+		return nil
+	default:
+	}
 	select {
 	case m.life <- struct{}{}:
 		return nil
@@ -136,18 +143,31 @@ func (m *machine) powerOn(ctx context.Context) error {
 	m.mu.Lock()
 	m.host, m.clock = h, clock
 	m.starts++
+	share, offset := m.share, m.offset
 	m.mu.Unlock()
-	if clock != nil {
-		p, err := startProbe(ctx, h)
-		if err != nil {
-			return fmt.Errorf("%s: clock probe: %w", m.name, err)
-		}
-		m.mu.Lock()
-		m.probe = p
-		offset := m.offset
-		m.mu.Unlock()
-		return clock.Set(offset)
+	if share > 0 {
+		err = h.Throttle(ctx, share)
 	}
+	if clock != nil && err == nil {
+		if err = m.newProbe(ctx, h); err == nil {
+			err = clock.Set(offset)
+		}
+	}
+	if err != nil { // a host that is half there would not be started again
+		return errors.Join(err, m.powerOff(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+// newProbe starts the process that measures the host's clock.
+func (m *machine) newProbe(ctx context.Context, h *host.Host) error {
+	p, err := startProbe(ctx, h)
+	if err != nil {
+		return fmt.Errorf("%s: clock probe: %w", m.name, err)
+	}
+	m.mu.Lock()
+	m.probe = p
+	m.mu.Unlock()
 	return nil
 }
 
@@ -428,6 +448,16 @@ func (m *machine) Kill(ctx context.Context, name string) (int, error) {
 		}
 		killed += n
 	}
+	m.mu.Lock()
+	p := m.probe
+	m.mu.Unlock()
+	if p != nil && slices.Contains(victims, "") { // it died with the others, and is the lab's own
+		killed--
+		_ = p.Close()
+		if err := m.newProbe(ctx, h); err != nil {
+			return killed, err
+		}
+	}
 	// They are gone; whoever starts them again must not find them still listed.
 	m.mu.Lock()
 	for _, s := range m.services {
@@ -486,6 +516,9 @@ func (m *machine) Pause(ctx context.Context, name string) (int, error) {
 	n, err := h.Pause(ctx, name)
 	m.mu.Lock()
 	m.paused[name] = true
+	if name == "" && m.probe != nil && n > 0 {
+		n-- // the probe is the lab's own
+	}
 	m.mu.Unlock()
 	return n, err
 }
@@ -505,13 +538,14 @@ func (m *machine) Resume(ctx context.Context, name string) error {
 	return err
 }
 
+// Throttle holds over power failures.
 func (m *machine) Throttle(ctx context.Context, share float64) error {
-	h, err := m.running()
-	if err != nil {
-		if share == 0 {
-			return nil
-		}
-		return err
+	m.mu.Lock()
+	m.share = share
+	h := m.host
+	m.mu.Unlock()
+	if h == nil {
+		return nil // the next boot sets it
 	}
 	return h.Throttle(ctx, share)
 }

@@ -137,6 +137,20 @@ func (p *Plan) clocks() bool {
 	})
 }
 
+// asked says whether a worker talks to one of the nodes.
+func (p *Plan) asked(nodes []string) bool {
+	all := p.Scenario.Nodes()
+	if p.Scenario.Workload.Spread == "primary" {
+		return true
+	}
+	for i := range min(p.Scenario.Workload.Workers, len(all)) {
+		if slices.Contains(nodes, all[i]) {
+			return true
+		}
+	}
+	return false
+}
+
 // last is the time at which the last step with a fixed time is over.
 func (p *Plan) last() time.Duration {
 	var last time.Duration

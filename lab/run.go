@@ -64,6 +64,8 @@ type runner struct {
 	phaseLength time.Duration
 	leaders     []string     // before the last fault
 	scripted    map[int]bool // injections that are steps of the scenario
+	ambient     map[int]bool // injections of what holds during the whole run
+	rest        int          // the injection that keeps the rest broken while the core works
 }
 
 // Execute runs a plan in the process' own namespaces, which Supervise made, and
@@ -72,7 +74,7 @@ type runner struct {
 // one at a time. An error means that the run could not be made; a verdict comes
 // with the data.
 func Execute(ctx context.Context, plan *Plan, dir string, command string, progress func(Progress)) (*report.Data, error) {
-	r := &runner{plan: plan, dir: dir, begin: time.Now(), scripted: map[int]bool{}}
+	r := &runner{plan: plan, dir: dir, begin: time.Now(), scripted: map[int]bool{}, ambient: map[int]bool{}}
 	var one sync.Mutex
 	r.progress = func(p Progress) {
 		one.Lock()
@@ -129,6 +131,13 @@ func (r *runner) run(ctx context.Context) (err error) {
 		ctx: worldCtx, plan: r.plan, dir: r.dir, system: system, debug: &lockedWriter{w: debug}, now: r.now,
 		finding: r.finding, logf: func(format string, args ...any) { r.say(fmt.Sprintf(format, args...)) },
 	}
+	// All of it is there before anybody looks at it.
+	r.world.populate()
+	r.nemesis = nemesis.New(r.world, nemesis.Config{Seed: number(r.plan.Seed, "nemesis", 0), Now: r.now, Journal: r.journal})
+	r.workers = &workers{
+		plan: r.plan, workload: r.workload, history: r.history, now: r.now,
+		connect: r.connect, nodeOf: r.nodeOf(worldCtx), byNode: map[string]int64{},
+	}
 	watching, stopWatching := context.WithCancel(worldCtx)
 	var watchers sync.WaitGroup
 	watchers.Go(func() { r.report(watching) })
@@ -139,14 +148,16 @@ func (r *runner) run(ctx context.Context) (err error) {
 	watchers.Wait()
 	r.enter("teardown", 0)
 	r.collect(worldCtx)
-	down, cancel := context.WithTimeout(worldCtx, time.Minute)
-	defer cancel()
 	var downErr error
 	if r.nemesis != nil {
-		downErr = r.nemesis.Close(down)
+		healing, healed := context.WithTimeout(worldCtx, time.Minute)
+		downErr = r.nemesis.Close(healing)
+		healed()
 	}
-	downErr = errors.Join(downErr, r.world.close(down))
-	endWorld()
+	// In a time of its own: what does not heal must not keep hosts running.
+	down, cancel := context.WithTimeout(worldCtx, time.Minute)
+	defer cancel()
+	downErr = errors.Join(downErr, r.world.close(down, endWorld))
 	r.collectLogs()
 	if downErr != nil {
 		r.doubt("taking the lab down: " + downErr.Error())
@@ -206,9 +217,6 @@ func (r *runner) experiment(ctx context.Context) error {
 	stop()
 	work.Wait()
 
-	if ctx.Err() != nil {
-		r.doubt("the run was interrupted")
-	}
 	r.enter("final reads", s.Phases.Final)
 	nodes, err := finalNodes(ctx, r.world)
 	if err != nil || len(nodes) == 0 {
@@ -216,6 +224,9 @@ func (r *runner) experiment(ctx context.Context) error {
 	}
 	for _, d := range r.workers.final(ctx, nodes, s.Phases.Final) {
 		r.doubt(d)
+	}
+	if ctx.Err() != nil { // also during the final reads
+		r.doubt("the run was interrupted")
 	}
 	r.enter("", 0)
 	return nil
@@ -226,27 +237,42 @@ func (r *runner) setup(ctx context.Context) error {
 	if err := r.world.build(ctx); err != nil {
 		return err
 	}
-	r.nemesis = nemesis.New(r.world, nemesis.Config{Seed: number(r.plan.Seed, "nemesis", 0), Now: r.now, Journal: r.journal})
-	r.workers = &workers{
-		plan: r.plan, workload: r.workload, history: r.history, now: r.now,
-		connect: r.connect, nodeOf: r.nodeOf(ctx), byNode: map[string]int64{},
-	}
 	if err := r.resource(ctx); err != nil {
 		return err
+	}
+	if err := r.impair(ctx); err != nil {
+		return err
+	}
+	if err := r.world.system.Setup(ctx, r.world); err != nil {
+		return err
+	}
+	return r.first(ctx)
+}
+
+// impair injects what holds during the whole run, as far as it is not there:
+// when all is healed it goes too.
+func (r *runner) impair(ctx context.Context) error {
+	there := map[string]bool{}
+	for _, a := range r.nemesis.Active() {
+		if r.ambient[a.ID()] {
+			there[a.Fault().String()] = true
+		}
 	}
 	for _, text := range r.plan.Scenario.Network {
 		f, err := nemesis.Parse(text)
 		if err != nil {
 			return err
 		}
-		if _, err := r.nemesis.Inject(ctx, f); err != nil {
+		if there[f.String()] {
+			continue
+		}
+		a, err := r.nemesis.Inject(ctx, f)
+		if err != nil {
 			return fmt.Errorf("network: %s: %w", text, err)
 		}
+		r.ambient[a.ID()] = true
 	}
-	if err := r.world.system.Setup(ctx, r.world); err != nil {
-		return err
-	}
-	return r.first(ctx)
+	return nil
 }
 
 // first makes the operations that come before all others.
@@ -301,6 +327,9 @@ func (r *runner) heal(ctx context.Context) {
 	if err := r.nemesis.HealAll(ctx); err != nil {
 		r.doubt("healing: " + err.Error())
 	}
+	if err := r.impair(ctx); err != nil {
+		r.doubt(err.Error())
+	}
 	r.startAll(ctx, nil)
 }
 
@@ -326,12 +355,16 @@ func (r *runner) core(ctx context.Context) {
 	if err := r.nemesis.HealAmong(ctx, r.plan.Core); err != nil {
 		r.doubt("healing: " + err.Error())
 	}
+	if err := r.impair(ctx); err != nil {
+		r.doubt(err.Error())
+	}
 	r.startAll(ctx, r.plan.Core)
 	rest, err := r.nemesis.Inject(ctx, *r.plan.Rest)
 	if err != nil {
 		r.doubt(fmt.Sprintf("liveness: %s: %v", r.plan.Rest, err))
 		return
 	}
+	r.rest = rest.ID()
 	// Long enough for the core to notice that it is alone.
 	sleep(ctx, 3*time.Second)
 	r.alive(ctx, r.plan.Core, fmt.Sprintf("only %s was healed", strings.Join(r.plan.Core, ",")))
@@ -344,6 +377,10 @@ func (r *runner) core(ctx context.Context) {
 // on each of them, where the scenario wants it.
 func (r *runner) alive(ctx context.Context, nodes []string, after string) {
 	const enough = 5
+	if nodes != nil && !r.plan.asked(nodes) {
+		r.doubt(fmt.Sprintf("liveness: no client talks to %s: more workers are needed", strings.Join(nodes, ",")))
+		return
+	}
 	from := r.now()
 	deadline := r.plan.Scenario.Phases.Deadline
 	type group struct {

@@ -219,6 +219,9 @@ func (s *Scenario) validate() error {
 	if _, err := s.diskSize(); err != nil {
 		bad("disk.size: %w", err)
 	}
+	if s.Phases.Liveness == "core" && s.Hosts < 3 {
+		bad("phases.liveness: core: a majority of %d hosts is all of them: at least 3 are needed", s.Hosts)
+	}
 	for i, st := range s.Steps {
 		if err := st.validate(); err != nil {
 			bad("steps[%d]: %w", i, err)

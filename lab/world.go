@@ -64,8 +64,8 @@ type world struct {
 	iface    *host.Interface
 }
 
-// build makes the network and the machines, all at once.
-func (w *world) build(ctx context.Context) error {
+// populate says which machines there will be.
+func (w *world) populate() {
 	s := w.plan.Scenario
 	for i, name := range s.Nodes() {
 		w.machines = append(w.machines, newMachine(w, name, "node", nodeAddr(i)))
@@ -73,6 +73,10 @@ func (w *world) build(ctx context.Context) error {
 	for i, name := range s.ClientHosts() {
 		w.machines = append(w.machines, newMachine(w, name, "client", clientAddr(i)))
 	}
+}
+
+// build makes the network and the machines, all at once.
+func (w *world) build(ctx context.Context) error {
 	if err := w.buildNetwork(ctx); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
@@ -163,8 +167,10 @@ func resourceURL() string {
 	return "http://" + net.JoinHostPort(labAddr.String(), strconv.Itoa(resourcePort))
 }
 
-// close ends everything, in the reverse order, and waits for it.
-func (w *world) close(ctx context.Context) error {
+// close ends everything, in the reverse order, and waits for it. end is called
+// when all is down: it ends the world's own context, and with it those who watch
+// a host that would not go.
+func (w *world) close(ctx context.Context, end context.CancelFunc) error {
 	closed := make([]error, len(w.machines))
 	var all sync.WaitGroup
 	for i, m := range w.machines {
@@ -189,6 +195,7 @@ func (w *world) close(ctx context.Context) error {
 	if w.capture != nil {
 		errs = append(errs, w.capture.Close())
 	}
+	end()
 	w.tasks.Wait()
 	return errors.Join(errs...)
 }

@@ -1,0 +1,103 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast.dev/internal/labtest"
+	"holdfast.dev/lab/check"
+	"holdfast.dev/lab/report"
+)
+
+// TestAmbient: what the scenario says of the network holds again after
+// everything was healed in between, and what a fault is said to have touched is
+// the system's own.
+func TestAmbient(t *testing.T) {
+	t.Parallel()
+	labtest.Server(t, "redis-server", "redis-server")
+	s := parse(t, `
+hosts: 1
+system: {driver: redis, options: {mode: single}}
+workload: {name: register, workers: 2, rate: 50}
+network: [net delay n1 20ms]
+clock: true
+steps:
+  - {at: 100ms, do: proc throttle n1 50%}
+  - {after: 100ms, do: host power n1 for 300ms}
+  - {after: 600ms, heal: all}
+  - {after: 500ms, do: proc pause n1 for 300ms}
+phases: {warmup: 1s, settle: 500ms}
+`)
+	p, err := NewPlan(*s, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := runPlan(t, p)
+	var ambient, late int
+	for _, f := range d.Faults {
+		switch {
+		case strings.HasPrefix(f.Text, "net delay"):
+			ambient++
+			if f.Touched > 0 && f.Phase == "heal" {
+				late++
+			}
+		case strings.HasPrefix(f.Text, "proc pause"):
+			if f.Touched != 1 {
+				t.Errorf("%s: %s, want the server alone", f.Text, f.Effect)
+			}
+		}
+		if f.Error != "" {
+			t.Errorf("%s: %s", f.Text, f.Error)
+		}
+	}
+	if ambient != 3 || late != 1 { // from the beginning, after the step, and in the end
+		t.Errorf("the delay was there %d times, and %d in the end", ambient, late)
+	}
+}
+
+func TestAlive_NobodyAsks(t *testing.T) {
+	r := judged()
+	r.plan.Scenario.Hosts, r.plan.Scenario.Workload.Workers = 3, 1
+	r.plan.Scenario.Phases.Deadline = time.Millisecond
+	r.alive(t.Context(), []string{"n2", "n3"}, "the core was healed")
+	if len(r.data.Results) != 0 || len(r.data.Doubts) != 1 {
+		t.Errorf("results %v, doubts %q", r.data.Results, r.data.Doubts)
+	}
+	r.alive(t.Context(), []string{"n1", "n3"}, "the core was healed")
+	if len(r.data.Results) != 1 || r.data.Results[0].Verdict != check.Invalid {
+		t.Errorf("a core that is asked and does not answer: %v", r.data.Results)
+	}
+}
+
+func TestVacuity_AmbientIsNoFault(t *testing.T) {
+	r := judged(report.Fault{ID: 1}, report.Fault{ID: 2})
+	r.ambient = map[int]bool{1: true, 2: true}
+	r.vacuity(nil)
+	if len(r.data.Doubts) != 0 {
+		t.Errorf("doubts %q", r.data.Doubts)
+	}
+}
+
+// TestMachine_LockWithoutTime: a machine that nobody has is taken down also where
+// the time is up.
+func TestMachine_LockWithoutTime(t *testing.T) {
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	m := newMachine(&world{}, "n1", "node", nodeAddr(0))
+	for range 100 {
+		if err := m.lock(over); err != nil {
+			t.Fatal(err)
+		}
+		m.unlock()
+	}
+	if err := m.lock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if m.lock(over) == nil {
+		t.Error("locked twice")
+	}
+}
