@@ -84,8 +84,13 @@ func (c *labRunCmd) Run(a *app, ctx *runContext) error {
 	if c.Seed != nil {
 		seed = *c.Seed
 	}
+	sctx, stop := a.interruptible(ctx)
+	defer stop()
 	worst := check.Valid
 	for i := range uint64(c.Repeat) {
+		if sctx.Err() != nil {
+			break // and not only the run that it came in
+		}
 		plan, err := lab.NewPlan(*s, seed+i)
 		if err != nil {
 			return cli.WithCode(err, cli.ExitUsage)
@@ -103,12 +108,13 @@ func (c *labRunCmd) Run(a *app, ctx *runContext) error {
 		for _, kv := range c.Set {
 			args = append(args, "--set", kv)
 		}
-		d, err := a.labRun(ctx, plan, c.Store, a.command(args...), c.Quiet)
+		d, err := a.labRun(sctx, plan, c.Store, a.command(args...), c.Quiet)
 		if err != nil {
 			return err
 		}
 		worst = worse(worst, d.Verdict)
 	}
+	a.interrupted.Store(false) // what was found counts
 	return verdictError(worst)
 }
 
@@ -204,7 +210,7 @@ func (a *app) labSupervise(ctx context.Context, plan *lab.Plan, store, command s
 	}
 	code, err := host.Supervise(ctx, host.Supervision{
 		Stage: "lab-run", Args: []string{string(told)}, Env: a.env.Environ, Stdout: a.env.Stdout, Stderr: a.env.Stderr,
-		Grace: 5 * time.Minute, // to heal, check and report
+		Grace: 15 * time.Minute, // to heal, check and report; who is impatient interrupts twice
 	})
 	if err != nil {
 		return dir, nil, cli.WithCode(err, cli.ExitInternal)
@@ -213,6 +219,8 @@ func (a *app) labSupervise(ctx context.Context, plan *lab.Plan, store, command s
 	switch {
 	case err != nil:
 		return dir, nil, cli.WithCode(fmt.Errorf("the lab ended with exit code %d: %w", code, err), cli.ExitInternal)
+	case code == cli.ExitInterrupted && d.State == "done":
+		return dir, nil, cli.WithCode(errors.New(d.Reason), cli.ExitInterrupted)
 	case code == cli.ExitInternal:
 		return dir, nil, cli.WithHint(cli.WithCode(errors.New(d.Reason), cli.ExitInternal), "what there is of the run, with all logs: %s", dir)
 	case d.State != "done":
@@ -268,7 +276,10 @@ func labInside(env cli.Env) func(args []string) int {
 		show := newLabDisplay(env.Stderr, told.Pinned, told.Quiet)
 		_, err = lab.Execute(ctx, plan, told.Dir, told.Command, show.update)
 		show.end()
-		if err != nil {
+		switch {
+		case err != nil && ctx.Err() != nil: // before there was anything to judge
+			return cli.ExitInterrupted
+		case err != nil:
 			return cli.ExitInternal // the reason is in run.json
 		}
 		return cli.ExitOK

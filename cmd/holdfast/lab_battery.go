@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"holdfast.dev/internal/cli"
@@ -88,8 +89,8 @@ func (c *labBatteryCmd) Run(a *app, ctx *runContext) error {
 
 // load finds the scenarios; named ones whose programs are missing are passed
 // over aloud, unless they were asked for.
-func (c *labBatteryCmd) load(a *app) ([]*lab.Scenario, error) {
-	var all []*lab.Scenario
+func (c *labBatteryCmd) load(a *app) ([]labBatteryScenario, error) {
+	var all []labBatteryScenario
 	for _, name := range c.Scenarios {
 		s, err := lab.Load(scenarioPath(a, name))
 		if err != nil {
@@ -98,7 +99,11 @@ func (c *labBatteryCmd) load(a *app) ([]*lab.Scenario, error) {
 		if s.Expect == "" {
 			return nil, cli.Usage("%s: has no expect: the battery cannot judge it", name)
 		}
-		all = append(all, s)
+		file, err := filepath.Abs(scenarioPath(a, name))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, labBatteryScenario{s, name, file})
 	}
 	if len(all) > 0 {
 		return all, nil
@@ -112,21 +117,28 @@ func (c *labBatteryCmd) load(a *app) ([]*lab.Scenario, error) {
 			a.note("%s is left out: %v", s.Name, err)
 			continue
 		}
-		all = append(all, s)
+		all = append(all, labBatteryScenario{s, s.Name, s.Name})
 	}
 	return all, nil
 }
 
+// labBatteryScenario is a scenario, how it was asked for, and where it came from.
+type labBatteryScenario struct {
+	*lab.Scenario
+
+	asked, from string
+}
+
 // one makes one run of the battery.
-func (c *labBatteryCmd) one(ctx context.Context, a *app, s *lab.Scenario, seed uint64) (labBatteryJSON, error) {
-	plan, err := lab.NewPlan(*s, seed)
+func (c *labBatteryCmd) one(ctx context.Context, a *app, s labBatteryScenario, seed uint64) (labBatteryJSON, error) {
+	plan, err := lab.NewPlan(*s.Scenario, seed)
 	if err != nil {
 		return labBatteryJSON{}, cli.WithCode(err, cli.ExitUsage)
 	}
-	plan.From = s.Name
+	plan.From = s.from
 	began := time.Now()
 	row := labBatteryJSON{Scenario: s.Name, Seed: seed, Expect: s.Expect, Verdict: check.Unknown}
-	dir, d, err := a.labSupervise(ctx, plan, c.Store, a.command("lab", "run", s.Name, "--seed", fmt.Sprint(seed)), true)
+	dir, d, err := a.labSupervise(ctx, plan, c.Store, a.command("lab", "run", s.asked, "--seed", fmt.Sprint(seed)), true)
 	row.Took, row.Run = time.Since(began), dir
 	if err != nil {
 		if dir == "" {

@@ -39,14 +39,23 @@ func (c *labReplayCmd) Run(a *app, ctx *runContext) error {
 	if err != nil {
 		return err
 	}
+	if c.Repeat < 1 {
+		return cli.Usage("--repeat %d: want at least 1", c.Repeat)
+	}
+	sctx, stop := a.interruptible(ctx)
+	defer stop()
 	worst := check.Valid
 	for range c.Repeat {
-		d, err := a.labRun(ctx, plan, c.Store, a.command("lab", "replay", c.Run_), c.Quiet)
+		if sctx.Err() != nil {
+			break
+		}
+		d, err := a.labRun(sctx, plan, c.Store, a.command("lab", "replay", c.Run_), c.Quiet)
 		if err != nil {
 			return err
 		}
 		worst = worse(worst, d.Verdict)
 	}
+	a.interrupted.Store(false) // what was found counts
 	return verdictError(worst)
 }
 
