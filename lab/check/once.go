@@ -175,7 +175,7 @@ func (c *onceCheck) check(ctx context.Context, key string, calls []*history.Call
 				told[r] = true
 				continue
 			}
-			known, by, what := time.Duration(history.Never), (*history.Call)(nil), ""
+			known, by, what := history.Never, (*history.Call)(nil), ""
 			if r.acked != nil {
 				known, by, what = r.acked.Complete.Time, r.acked, "acknowledged to"
 			}

@@ -61,10 +61,10 @@ type watchCheck struct {
 	changes []*event // known, in order
 	watches []watched
 
-	acked, failed, seen int
-	bad                 map[string]int
-	found               findings
-	lines               map[string][]line
+	acked, seen int
+	bad         map[string]int
+	found       findings
+	lines       map[string][]line
 }
 
 type line struct {
@@ -243,7 +243,7 @@ func (w *watchCheck) contents(n *watched) {
 func (w *watchCheck) truth(n *watched, e *event) {
 	index := n.call.Complete.Index
 	put := w.puts[e.value]
-	switch rev, acked := int64(0), false; {
+	switch {
 	case e.kind == "delete":
 	case put == nil || put.Invoke.Key != e.key:
 		w.wrong("true", []int{index}, "%s and saw %s, which nobody had put there", n.words(), e.words())
@@ -255,7 +255,7 @@ func (w *watchCheck) truth(n *watched, e *event) {
 		w.wrong("true", []int{index, put.Invoke.Index}, "%s and saw %s, before %s began it at %s (index %d)", n.words(), e.words(), who(put), at(put.Invoke.Time), put.Invoke.Index)
 		return
 	case put.Complete.Type == history.OK:
-		if rev, acked = field(put.Complete.Value, "rev"); acked && rev != e.rev {
+		if rev, acked := field(put.Complete.Value, "rev"); acked && rev != e.rev {
 			w.wrong("true", []int{index, put.Complete.Index}, "%s and saw %s, which was acknowledged to %s at revision %d (index %d)", n.words(), e.words(), who(put), rev, put.Complete.Index)
 			return
 		}
