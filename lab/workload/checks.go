@@ -1,33 +1,10 @@
 package workload
 
-import (
-	"context"
-
-	"holdfast.dev/lab/check"
-	"holdfast.dev/lab/history"
-)
+import "holdfast.dev/lab/check"
 
 // stats comes with all of them: a history in which something never succeeded
 // shows nothing of it.
 var stats = Check{"stats", check.Stats{}.Check}
-
-// named are checkers that are found by their names. One that this build does not
-// have makes every history unknown.
-func named(names ...string) func(Config) []Check {
-	return func(Config) []Check {
-		checks := []Check{stats}
-		for _, name := range names {
-			run, ok := check.ByName(name)
-			if !ok {
-				run = func(context.Context, history.History) check.Result {
-					return check.Result{Checker: name, Verdict: check.Unknown, Summary: "there is no checker " + name + " in this build"}
-				}
-			}
-			checks = append(checks, Check{name, run})
-		}
-		return checks
-	}
-}
 
 func registerChecks(Config) []Check { return []Check{stats, {"register", check.Register{}.Check}} }
 
@@ -42,3 +19,23 @@ func queueChecks(Config) []Check { return []Check{stats, {"queue", check.Queue{}
 func counterChecks(Config) []Check { return []Check{stats, {"counter", check.Counter{}.Check}} }
 
 func idChecks(Config) []Check { return []Check{stats, {"unique-ids", check.UniqueIDs{}.Check}} }
+
+func bankChecks(Config) []Check { return []Check{stats, {"bank", check.Bank{}.Check}} }
+
+func appendChecks(Config) []Check { return []Check{stats, {"append", check.Append{}.Check}} }
+
+func watchChecks(Config) []Check { return []Check{stats, {"watch", check.Watch{}.Check}} }
+
+// Mutual exclusion and what it is good for are two verdicts: a paused holder breaks
+// the first in real time, whatever the system does, and with fencing not the second.
+func lockChecks(Config) []Check {
+	return []Check{stats, {"lock", check.Lock{}.Check}, {"effects", check.Effects{}.Check}}
+}
+
+func electionChecks(Config) []Check { return []Check{stats, {"election", check.Election{}.Check}} }
+
+func requestChecks(Config) []Check { return []Check{stats, {"idempotent", check.Idempotent{}.Check}} }
+
+func commitChecks(Config) []Check {
+	return []Check{stats, {"atomic-commit", check.AtomicCommit{}.Check}}
+}

@@ -32,27 +32,6 @@ func sims() []sim {
 	}
 }
 
-// judged are the workloads all of whose checkers exist in this build.
-func judged(t *testing.T) []string {
-	t.Helper()
-	var names []string
-	for _, name := range Names() {
-		in, err := New(name, Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.ContainsFunc(in.Checks(), func(c Check) bool {
-			return strings.HasPrefix(c.Func(t.Context(), nil).Summary, "there is no checker")
-		}) {
-			names = append(names, name)
-		}
-	}
-	if len(names) < 7 {
-		t.Fatalf("only %v have their checkers", names)
-	}
-	return names
-}
-
 func simOf(name string) sim {
 	all := sims()
 	return all[slices.IndexFunc(all, func(s sim) bool { return s.name == name })]
@@ -77,7 +56,7 @@ func explain(results []check.Result) string {
 
 // A system without faults is valid, whether or not its clients hear of it.
 func TestPerfect(t *testing.T) {
-	for _, name := range judged(t) {
+	for _, name := range Names() {
 		for _, crashes := range []float64{0, 0.05} {
 			t.Run(fmt.Sprint(name, " crashes ", crashes), func(t *testing.T) {
 				s := simOf(name)
