@@ -10,9 +10,12 @@ import (
 // POSIX lets fsync of a file make its content durable and not its name: a file
 // whose directory was not synced may be gone when the power fails, and all that
 // is below a directory whose name was not. etcd syncs what it writes, and the
-// names in its log's directory, but not the directories above it. A node that
-// came back without them would take itself for a new one, and forget what it
-// acknowledged (found by the lab: see docs/track-record.md).
+// names of later files of its log, but neither that of the first file and of the
+// store, nor the directories above them. A node that came back without them would
+// take itself for a new one, and forget what it acknowledged (found by the lab:
+// see docs/track-record.md). So Start makes the directories before etcd does, and
+// syncs the names of the log and the store as soon as etcd has begun: a new member
+// may have voted by then, for some milliseconds.
 
 // memberDirs are the directories that etcd expects, in the order in which they
 // are made.

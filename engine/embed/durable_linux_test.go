@@ -27,10 +27,16 @@ func TestStart_PowerFails(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	powerFails := func() {
+	powerFails := func(dir string) {
 		t.Helper()
 		if _, err := disk.Crash(ctx, faultfs.Crash{Profile: faultfs.Posix, Policy: faultfs.LoseAll}); err != nil {
 			t.Fatal(err)
+		}
+		// Of what a single node has been told its store may know as well.
+		for _, pattern := range []string{"member/wal/*.wal", "member/snap/db"} {
+			if found, err := filepath.Glob(filepath.Join(dir, pattern)); err != nil || len(found) == 0 {
+				t.Errorf("after the power failure there is no %s: %v", pattern, err)
+			}
 		}
 	}
 	run := func(cfg Config, do func(*Node)) {
@@ -56,13 +62,13 @@ func TestStart_PowerFails(t *testing.T) {
 	cfg.UnsafeNoFsync, cfg.Dir = false, filepath.Join(mount, "deep", "node")
 	var file string
 	run(cfg, func(n *Node) { put(t, n, "a"); file = backup(t, n) })
-	powerFails()
+	powerFails(cfg.Dir)
 	run(cfg, has("a"))
 
 	cfg.Dir = filepath.Join(mount, "restored")
 	if _, err := Restore(ctx, RestoreConfig{Snapshot: file, Dir: cfg.Dir, Logger: cfg.Logger}); err != nil {
 		t.Fatal(err)
 	}
-	powerFails()
+	powerFails(cfg.Dir)
 	run(cfg, has("a"))
 }

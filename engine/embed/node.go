@@ -78,8 +78,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	srv, err := embed.StartEtcd(ecfg)
 	if err == nil {
-		// The store's name, long before the log that can make it anew is cut.
-		if err = syncDir(filepath.Join(cfg.Dir, "member", "snap")); err != nil {
+		if err = errors.Join(syncDir(filepath.Join(cfg.Dir, "member", "wal")), syncDir(filepath.Join(cfg.Dir, "member", "snap"))); err != nil {
 			srv.Close()
 		}
 	}
