@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Points of the chart of latencies. More than that nobody can tell apart.
+// Points of the chart of latencies where there are too many calls to draw all.
 const (
 	maxPoints   = 4000
 	pointColumn = 400 // columns that are sampled each for itself
@@ -20,8 +20,8 @@ const (
 // sample picks the calls that are drawn one by one: all, or of each moment
 // and outcome the fastest and the slowest and some others, evenly.
 func sample(h *calls, end time.Duration) []*call {
-	all := make([]*call, 0, min(len(h.all), maxPoints))
-	if len(h.all) <= maxPoints {
+	all := make([]*call, 0, min(len(h.all), maxBars))
+	if len(h.all) <= maxBars {
 		for i := range h.all {
 			all = append(all, &h.all[i])
 		}
@@ -260,8 +260,12 @@ func clockChart(t *timeline, clocks []Clock) template.HTML {
 			}
 		}
 		c.zoom.f(`<path class="line clock" d="%s"/>`, d.String())
-		c.plain.text(gutter-8, c.top+mid-8, `class="tick" text-anchor="end"`, shortSigned(high))
-		c.plain.text(gutter-8, c.top+mid+16, `class="tick" text-anchor="end"`, shortSigned(low))
+		if ahead, behind := shortSigned(high), shortSigned(low); ahead == behind {
+			c.plain.text(gutter-8, c.top+mid+4, `class="tick" text-anchor="end"`, ahead)
+		} else {
+			c.plain.text(gutter-8, c.top+mid-8, `class="tick" text-anchor="end"`, ahead)
+			c.plain.text(gutter-8, c.top+mid+16, `class="tick" text-anchor="end"`, behind)
+		}
 	}
 	return c.html()
 }

@@ -19,8 +19,7 @@
 //     and the page's own policy runs no script but its own, from disk too.
 //   - The same run.json and history.jsonl give the same page, byte for byte.
 //   - A page stays below 3 MB whatever the history: beyond 6000 calls clients are
-//     drawn as counts over time, beyond 4000 latencies are sampled, and the page
-//     says so. Quantiles and throughput are of all calls. A million calls take
+//     drawn as counts over time and latencies are sampled, and the page says so. Quantiles and throughput are of all calls. A million calls take
 //     a few seconds and about 100 MB.
 //   - The handler is read-only, opens nothing outside of the store, links or not,
 //     and offers plans, histories, journals, captures and logs, never the data of
