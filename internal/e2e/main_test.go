@@ -22,7 +22,7 @@ var (
 )
 
 // TestMain builds what the tests run.
-func TestMain(m *testing.M) { os.Exit(testMain(m)) } //nolint:forbidigo // the door to the process
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "holdfast-e2e-")

@@ -130,7 +130,7 @@ func (c *resourceClient) add(ctx context.Context, op history.Op) history.Op {
 			var cancel context.CancelFunc
 			work, cancel = context.WithCancel(work)
 			defer cancel()
-			defer context.AfterFunc(lease, cancel)()
+			defer context.AfterFunc(lease, cancel)() //nolint:contextcheck // the lease ends by itself
 		}
 	}
 	elements, err := c.get(work, op.Key, token)
