@@ -101,3 +101,35 @@ func TestMachine_LockWithoutTime(t *testing.T) {
 		t.Error("locked twice")
 	}
 }
+
+// TestVerdict: doubts make a valid run unknown and leave an invalid one, which
+// has its witness; a lab that broke itself has none.
+func TestVerdict(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		result   check.Verdict
+		doubts   []string
+		failures []string
+		want     check.Verdict
+	}{
+		{"all is well", check.Valid, nil, nil, check.Valid},
+		{"a doubt", check.Valid, []string{"x"}, nil, check.Unknown},
+		{"a contradiction in doubt", check.Invalid, []string{"x"}, nil, check.Invalid},
+		{"a checker that does not know", check.Unknown, nil, nil, check.Unknown},
+		{"a lab without disk", check.Invalid, nil, []string{"n1: x"}, check.Unknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := judged()
+			r.data.Results, r.data.Doubts, r.failures = []check.Result{{Verdict: c.result}}, c.doubts, c.failures
+			if v := r.verdict(); v != c.want {
+				t.Errorf("%s, want %s", v, c.want)
+			}
+			if c.failures != nil && !strings.Contains(r.reason(check.Unknown), "n1: x") {
+				t.Errorf("reason %q", r.reason(check.Unknown))
+			}
+		})
+	}
+	if v := judged().verdict(); v != check.Unknown {
+		t.Errorf("nothing was checked: %s", v)
+	}
+}

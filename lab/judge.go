@@ -176,12 +176,20 @@ func (r *runner) judge(ctx context.Context) error {
 		r.result(r.crashes())
 	}
 	r.enter("", 0)
-	verdict := check.Merge(r.data.Results...)
-	if verdict == check.Valid && len(r.data.Doubts) > 0 {
-		verdict = check.Unknown
-	}
+	verdict := r.verdict()
 	r.conclude(verdict, r.reason(verdict))
 	return nil
+}
+
+// verdict is that of the checkers, unless something speaks against it. A
+// contradiction stays one whatever is in doubt, but for a lab that was broken
+// itself.
+func (r *runner) verdict() check.Verdict {
+	v := check.Merge(r.data.Results...)
+	if len(r.failures) > 0 || v == check.Valid && len(r.data.Doubts) > 0 {
+		return check.Unknown
+	}
+	return v
 }
 
 // runCheck runs one checker. Checkers have bugs too: one that panics knows
@@ -237,6 +245,9 @@ func (r *runner) vacuity(h history.History) {
 
 // reason is the verdict in one sentence.
 func (r *runner) reason(v check.Verdict) string {
+	if len(r.failures) > 0 {
+		return "the lab itself failed: " + r.failures[0]
+	}
 	for _, res := range r.data.Results {
 		if res.Verdict == v && v != check.Valid {
 			return res.Checker + ": " + res.Summary

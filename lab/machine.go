@@ -116,8 +116,26 @@ func (m *machine) boot(ctx context.Context) error {
 		m.mu.Lock()
 		m.fs = fs
 		m.mu.Unlock()
+		m.guard(fs.Done(), "the process that serves its disk died", func() bool { return m.fs == fs })
 	}
 	return m.powerOn(ctx)
+}
+
+// guard tells when a part of the lab ends that is still in use.
+func (m *machine) guard(done <-chan struct{}, text string, inUse func() bool) {
+	m.w.tasks.Go(func() {
+		select {
+		case <-done:
+		case <-m.w.ctx.Done():
+			return
+		}
+		m.mu.Lock()
+		mine := inUse()
+		m.mu.Unlock()
+		if mine && m.w.ctx.Err() == nil {
+			m.w.failure(m.name, text)
+		}
+	})
 }
 
 // powerOn starts the host; its disk is there. The caller holds life.
@@ -145,6 +163,7 @@ func (m *machine) powerOn(ctx context.Context) error {
 	m.starts++
 	share, offset := m.share, m.offset
 	m.mu.Unlock()
+	m.guard(h.Done(), "its first process died", func() bool { return m.host == h })
 	if share > 0 {
 		err = h.Throttle(ctx, share)
 	}

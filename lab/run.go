@@ -65,6 +65,7 @@ type runner struct {
 	leaders     []string     // before the last fault
 	scripted    map[int]bool // injections that are steps of the scenario
 	ambient     map[int]bool // injections of what holds during the whole run
+	failures    []string     // of the lab itself
 	rest        int          // the injection that keeps the rest broken while the core works
 }
 
@@ -129,7 +130,7 @@ func (r *runner) run(ctx context.Context) (err error) {
 	defer endWorld()
 	r.world = &world{
 		ctx: worldCtx, plan: r.plan, dir: r.dir, system: system, debug: &lockedWriter{w: debug}, now: r.now,
-		finding: r.finding, logf: func(format string, args ...any) { r.say(fmt.Sprintf(format, args...)) },
+		finding: r.finding, failure: r.failed, logf: func(format string, args ...any) { r.say(fmt.Sprintf(format, args...)) },
 	}
 	// All of it is there before anybody looks at it.
 	r.world.populate()
@@ -454,6 +455,16 @@ func (r *runner) finding(host, text string) {
 	r.mu.Unlock()
 	r.say(host + ": " + text)
 	r.journalLine(map[string]any{"at": r.now(), "finding": text, "host": host})
+}
+
+// failed notes that a part of the lab itself broke: what was seen from then on is
+// not the system's fault.
+func (r *runner) failed(host, text string) {
+	r.mu.Lock()
+	r.failures = append(r.failures, host+": "+text)
+	r.mu.Unlock()
+	r.doubt(fmt.Sprintf("the lab itself failed: %s: %s", host, text))
+	r.journalLine(map[string]any{"at": r.now(), "failure": text, "host": host})
 }
 
 // say tells people at once what happened.

@@ -53,6 +53,7 @@ type world struct {
 	system   driver.System
 	debug    io.Writer // lab.log in the run's directory
 	finding  func(host, text string)
+	failure  func(host, text string) // of the lab itself
 	logf     func(format string, args ...any)
 	now      func() time.Duration
 	tasks    sync.WaitGroup // goroutines that watch processes

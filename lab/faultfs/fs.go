@@ -333,6 +333,10 @@ func (f *FS) Dump(ctx context.Context, d Dump) (n Dumped, err error) {
 	return n, f.call(ctx, request{Call: callDump, Dump: &d}, &n)
 }
 
+// Done is closed when the filesystem is gone: after Close, or because its
+// process has died.
+func (f *FS) Done() <-chan struct{} { return f.ended }
+
 // Close unmounts the filesystem and ends its process; the content is lost. When
 // ctx ends first the process is killed.
 func (f *FS) Close(ctx context.Context) error {
