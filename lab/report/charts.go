@@ -23,13 +23,18 @@ func sample(h *calls, end time.Duration) []*call {
 	all := make([]*call, 0, min(len(h.all), maxBars))
 	if len(h.all) <= maxBars {
 		for i := range h.all {
-			all = append(all, &h.all[i])
+			if h.all[i].ended() {
+				all = append(all, &h.all[i])
+			}
 		}
 		return all
 	}
 	var cells [pointColumn][outcomes][]int32
 	for i := range h.all {
 		c := &h.all[i]
+		if !c.ended() {
+			continue
+		}
 		x := min(int(float64(pointColumn)*float64(c.to)/float64(end)), pointColumn-1)
 		cells[x][c.how] = append(cells[x][c.how], int32(i)) //nolint:gosec // as many as there are lines
 	}
@@ -76,9 +81,12 @@ func latencyScale(h *calls, height float64) logarithmic {
 	low, high := time.Duration(math.MaxInt64), time.Duration(0)
 	for i := range h.all {
 		l := h.all[i].latency()
+		if !h.all[i].ended() {
+			continue
+		}
 		low, high = min(low, max(l, 1)), max(high, l)
 	}
-	if len(h.all) == 0 {
+	if low > high {
 		low, high = time.Millisecond, time.Second
 	}
 	return newLogarithmic(low, high, height)
@@ -117,6 +125,9 @@ func windows(h *calls, end, width time.Duration) []window {
 	ws := make([]window, n)
 	for i := range h.all {
 		c := &h.all[i]
+		if !c.ended() {
+			continue
+		}
 		w := &ws[min(max(int(c.to/width), 0), n-1)]
 		w.ended[c.how]++
 		if c.how == isOK {

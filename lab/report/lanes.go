@@ -103,7 +103,7 @@ func lanes(h *calls) (all []*lane, of map[int32]int) {
 }
 
 const (
-	maxLanes = 60
+	maxLanes = 48
 	maxBars  = 6000  // beyond that calls are not drawn one by one
 	maxCells = 24000 // of the density
 )
@@ -118,7 +118,7 @@ func laneChart(t *timeline, h *calls, shown map[*call]int) (picture template.HTM
 		c.plain.text(gutter+plotWidth/2, c.top+24, `class="none" text-anchor="middle"`, "no calls were recorded")
 		return c.html(), "", nil
 	}
-	high := min(max(math.Floor(300/float64(rows)), 9), 24)
+	high := min(max(math.Floor(320/float64(rows)), 11), 24)
 	rowOf := func(p int32) int { return of[p] * rows / len(all) }
 	c := t.chart("lanes", "Calls of each client over time, by outcome", high*float64(rows))
 	c.longLabels = true
@@ -166,9 +166,11 @@ func (t *timeline) laneNames(c *chart, all []*lane, rows int, high float64) {
 			}
 			c.plain.line(gutter-70, y, gutter+plotWidth, y, fmt.Sprintf(`class="%s"`, class))
 		}
-		if high >= 9 {
-			c.plain.f(`<text x="%s" y="%s" class="name" text-anchor="end">%s<title>%s</title></text>`, num(gutter-8), num(y+high/2+3.5), esc(label), esc(tips))
+		class := "name"
+		if high < 14 {
+			class = "name small"
 		}
+		c.plain.f(`<text x="%s" y="%s" class="%s" text-anchor="end">%s<title>%s</title></text>`, num(gutter-8), num(y+high/2+3.5), class, esc(shorten(label, 13)), esc(tips))
 	}
 	for i := range t.bands {
 		b := &t.bands[i]

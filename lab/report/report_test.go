@@ -390,6 +390,12 @@ func many(w io.Writer, n int) {
 		}
 		busy[p] = open{at + time.Duration(math.Exp(rnd.NormFloat64()+13)), how, text}
 	}
+	for p, b := range busy {
+		if b.how != "" {
+			at = max(at, b.until)
+			line(at, process[p], b.how, b.text)
+		}
+	}
 }
 
 // TestLarge keeps a page of many calls small.

@@ -47,6 +47,9 @@ type call struct {
 
 func (c *call) latency() time.Duration { return c.to - c.from }
 
+// ended reports whether a completion was recorded: what is open has no latency.
+func (c *call) ended() bool { return c.complete >= 0 }
+
 // calls is a history as charts want it. Unlike [history.History.Calls] it makes
 // do with what is not well formed: a history of a run that goes on, or the
 // end of one.

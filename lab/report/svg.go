@@ -67,6 +67,7 @@ const (
 type timeline struct {
 	end    time.Duration
 	phases []Phase
+	found  []Finding
 	bands  []band
 	rows   int
 }
@@ -80,10 +81,13 @@ type band struct {
 	room     float64 // until the next bar of the row
 }
 
-const maxRows = 8
+const (
+	maxRows     = 8
+	maxFindings = 50 // that charts show; the list has all
+)
 
 func newTimeline(d *Data, h *calls) *timeline {
-	t := &timeline{end: max(d.Duration, h.end, time.Millisecond), phases: d.Phases}
+	t := &timeline{end: max(d.Duration, h.end, time.Millisecond), phases: d.Phases, found: d.Findings}
 	for i := range d.Phases {
 		t.end = max(t.end, d.Phases[i].To)
 	}
@@ -203,6 +207,12 @@ func (c *chart) html() template.HTML {
 	s.f(`<g transform="translate(0 %s)">`, num(c.top))
 	s.WriteString(c.zoom.String())
 	s.WriteString("</g>")
+	for i := range c.found {
+		if f := &c.found[i]; i < maxFindings {
+			x := c.x(f.At)
+			s.f(`<line x1="%s" x2="%s" y1="%s" y2="%s" class="finding"><title>%s</title></line>`, num(x), num(x), num(c.top), num(bottom), esc(strings.TrimSpace(instant(f.At)+" "+f.Host+" "+f.Text)))
+		}
+	}
 	for i, p := range c.phases {
 		x, w := c.x(p.From), c.x(p.To)-c.x(p.From)
 		s.rect(x, bottom+2, max(w, 0.8), ribbon-3, fmt.Sprintf(`class="phase phase%d"`, i%2), p.Name+": "+instant(p.From)+" to "+instant(p.To))
@@ -227,6 +237,13 @@ func (c *chart) html() template.HTML {
 		if w := c.x(p.To) - c.x(p.From); w > letterWidth*float64(len(p.Name))+8 {
 			s.f(`<text x="%s" y="%s" class="phasename" data-t="%s" data-dx="4" data-to="%s">%s</text>`,
 				num(gutter+c.x(p.From)+4), num(bottom+ribbon-4), seconds(p.From), seconds(p.To), esc(p.Name))
+		}
+	}
+	if c.longLabels {
+		for i, f := range c.found[:min(len(c.found), maxFindings)] {
+			if i == 0 || c.x(f.At)-c.x(c.found[i-1].At) > letterWidth*6 {
+				c.label(f.At, bottom-3, "findinglabel", "start", 3, strings.TrimSpace("! "+shorten(f.Host, 8)))
+			}
 		}
 	}
 	s.WriteString(c.over.String())

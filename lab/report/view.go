@@ -173,7 +173,12 @@ func newView(d *Data, h *calls) *view {
 	v.Topology, v.Cuts = topology(d), cuts(d)
 	v.Lanes, v.LaneMode, rows = laneChart(t, h, shown)
 	drawn := sample(h, t.end)
-	v.Drawn, v.Of = len(drawn), len(h.all)
+	v.Drawn = len(drawn)
+	for i := range h.all {
+		if h.all[i].ended() {
+			v.Of++
+		}
+	}
 	if len(h.all) > 0 {
 		scale := latencyScale(h, 230)
 		v.Latency = latencyChart(t, drawn, scale)

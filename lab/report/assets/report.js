@@ -243,6 +243,10 @@
 
   setUp();
 
+  // Where a chart is wider than the window, begin where something happens.
+  const first = data.focus ? data.focus[0] : data.points.length ? data.points[0][0] / 1e6 : 0;
+  for (const s of document.querySelectorAll(".scroll.time")) s.scrollLeft = Math.max(0, (W * first / data.end) / 1160 * s.scrollWidth - 8);
+
   // A run that goes on: the server says when there is more.
   if (document.body.dataset.live && window.EventSource) {
     const events = new EventSource("events");
