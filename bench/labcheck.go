@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -47,7 +48,87 @@ func labcheck(ctx context.Context, b *bench) ([]row, error) {
 		}
 		rows = append(rows, r)
 	}
-	return rows, nil
+	txns := 1_000_000
+	if b.time < time.Second/2 {
+		txns /= 20
+	}
+	r, err := b.labappend(ctx, txns)
+	if err != nil {
+		return rows, fmt.Errorf("%d transactions: %w", txns, err)
+	}
+	return append(rows, r), nil
+}
+
+// labappend judges transactions over lists. Elle, which does the same, is no
+// library of Go; what it says of itself is the target.
+func (b *bench) labappend(ctx context.Context, txns int) (row, error) {
+	r := row{
+		What: fmt.Sprintf("check %d transactions over lists, strictly serializable", txns),
+		Ours: figure{Who: "append", Unit: "txns/s"},
+		Peer: figure{Who: "Elle", Unit: "txns/s"},
+		Note: "not run here: Elle needs a JVM; it says 100,000 to 160,000 transactions/s of itself",
+	}
+	if txns >= 1_000_000 {
+		r.Target = &bound{Of: "ours", Value: 160_000}
+	}
+	h := transactions(txns, 10)
+	for range b.rounds {
+		n, begin := 0, time.Now()
+		for n == 0 || time.Since(begin) < b.time {
+			if res := (check.Append{}).Check(ctx, h); res.Verdict != check.Valid {
+				return r, fmt.Errorf("the verdict is %s: %s", res.Verdict, res.Summary)
+			}
+			n++
+		}
+		r.Ours.Rounds = append(r.Ours.Rounds, float64(n*txns)/time.Since(begin).Seconds())
+	}
+	r.Ours.Value = median(r.Ours.Rounds)
+	b.logf("%s: %s", r.What, r.Ours)
+	return r, ctx.Err()
+}
+
+// transactions is a history of up to four operations each on four lists, which are
+// given up with 48 elements. They take effect one after another, when they end;
+// those of the clients overlap.
+func transactions(n, clients int) history.History {
+	rnd := rand.New(rand.NewPCG(2, uint64(n)))
+	var lists [4][]any
+	var names [4]string
+	made, next := 0, int64(0)
+	fresh := func(k int) {
+		lists[k], names[k] = nil, fmt.Sprint("k", made)
+		made++
+	}
+	for k := range lists {
+		fresh(k)
+	}
+	h := make(history.History, 0, 2*n)
+	for i := range n {
+		var in, out []any
+		for range 1 + rnd.IntN(4) {
+			k := rnd.IntN(4)
+			if rnd.IntN(2) == 0 {
+				in = append(in, []any{"r", names[k], nil})
+				out = append(out, []any{"r", names[k], slices.Clip(lists[k])})
+				continue
+			}
+			next++
+			step := []any{"append", names[k], next}
+			in, out = append(in, step), append(out, step)
+			if lists[k] = append(lists[k], next); len(lists[k]) == 48 {
+				fresh(k)
+			}
+		}
+		op := history.Op{Process: i % clients, Type: history.Invoke, F: "txn", Value: in, Time: time.Duration(max(0, 10*(i-clients)+1))}
+		h = append(h, op)
+		op.Type, op.Value, op.Time = history.OK, out, time.Duration(10*i+1)
+		h = append(h, op)
+	}
+	slices.SortStableFunc(h, func(a, b history.Op) int { return int(a.Time - b.Time) })
+	for i := range h {
+		h[i].Index = i
+	}
+	return h
 }
 
 func (b *bench) labcheck(ctx context.Context, l labLoad) (row, error) {
