@@ -168,7 +168,7 @@ type anyElement struct {
 	value any
 }
 
-// found is a circle, or a number of transactions of which no circle was found.
+// found is a circle and its name.
 type found struct {
 	name  string
 	edges []cycle.Edge
@@ -183,8 +183,14 @@ func newLists(ctx context.Context, h history.History, model Model) (*lists, stri
 	}
 	n := len(l.pairs)
 	l.typ, l.first, l.observed = make([]history.Type, n), make([]int32, 1, n+1), make([]bool, n)
-	l.ops = make([]operation, 0, 2*n)
-	l.ints, l.others = make(map[intElement]int32, n), map[anyElement]int32{}
+	size := 0
+	for _, p := range l.pairs {
+		steps, _ := h[p.Invoke].Value.([]any)
+		size += len(steps)
+	}
+	l.ops = make([]operation, 0, size)
+	l.writer, l.element, l.partial = make([]int32, 0, size), make([]int32, 0, size), make([]bool, 0, size)
+	l.ints, l.others = make(map[intElement]int32, size/2), map[anyElement]int32{}
 	for t, p := range l.pairs {
 		if t%ctxEvery == 0 && ctx.Err() != nil {
 			return nil, ""

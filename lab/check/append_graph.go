@@ -206,7 +206,7 @@ func aboutUnread(a int32) int32 { return -1 - a }
 // graph says which transactions come before which.
 func (l *lists) graph(ctx context.Context) *cycle.Graph {
 	b := &cycle.Builder{}
-	b.Grow(3*len(l.pairs) + len(l.writer) + l.reads)
+	b.Grow(4*len(l.pairs) + len(l.writer) + 2*l.reads)
 	nodes := int32(len(l.pairs))
 	beyond := l.overwritten(b, &nodes)
 	for t := range int32(len(l.pairs)) {

@@ -19,7 +19,11 @@
 //     every chance: that they took effect, later, or never.
 //   - Valid says that the history has what the checker looks for and nothing
 //     against the promise. How far that goes is said at each checker: Register,
-//     CAS and KV decide linearizability; the others find what they name.
+//     CAS and KV decide linearizability; Append finds circles of transactions,
+//     which is nearly everything; the others find what they name.
+//   - What a system cannot keep is not asked of it: holders of a lock that are
+//     stopped may outlive their lease, so Lock asks for tokens that say who came
+//     first, and Effects what became of it.
 //   - Unknown is said, with the reason, wherever a checker cannot decide: nothing
 //     was shown, values cannot be told apart, time or memory ran out, ctx
 //     ended, the history is malformed.
@@ -52,5 +56,6 @@
 //
 // Every checker is tested by histories that it must refuse, by random legal
 // runs and by what remains of them when one thing is broken; Register and
-// CAS against porcupine on tens of thousands of random histories.
+// CAS against porcupine on tens of thousands of random histories; Append against
+// all orders of thousands of tiny ones.
 package check
