@@ -60,6 +60,9 @@ func (n *Node) members(in []*etcdserverpb.Member) []Member {
 	self, leader := uint64(n.srv.Server.MemberID()), n.srv.Server.Lead()
 	out := make([]Member, len(in))
 	for i, m := range in {
+		if slices.Equal(m.GetClientURLs(), m.GetPeerURLs()) {
+			m.ClientURLs = nil // it serves no clients of etcd
+		}
 		out[i] = Member{
 			ID: m.GetID(), Name: m.GetName(), PeerURLs: m.GetPeerURLs(), ClientURLs: m.GetClientURLs(),
 			Learner: m.GetIsLearner(), Leader: m.GetID() == leader, Self: m.GetID() == self,

@@ -229,3 +229,24 @@ func TestChange_RefusalInTime(t *testing.T) {
 		cancel()
 	}
 }
+
+// TestStart_DiskLost: a member that comes back without its data has forgotten
+// whom it voted for and what it acknowledged. It is not let in.
+func TestStart_DiskLost(t *testing.T) {
+	t.Parallel()
+	c := startTrio(t)
+	put(t, c.nodes[0], "kv/a")
+	lost := c.nodes[2]
+	c.nodes[2] = nil
+	if err := lost.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	c.cfgs[2].Dir = t.TempDir()
+	n, err := Start(t.Context(), c.cfgs[2])
+	if err == nil {
+		_ = n.Kill()
+	}
+	if !errors.Is(err, holdfast.ErrConflict) || !strings.Contains(err.Error(), "remove it from the cluster") {
+		t.Fatalf("a member without its data started: %v", err)
+	}
+}

@@ -261,6 +261,11 @@ func (c Config) etcd() (*embed.Config, error) {
 	e.Name, e.Dir = c.Name, c.Dir
 	e.ListenPeerUrls, e.AdvertisePeerUrls = urls(c.ListenPeer), urls(c.AdvertisePeer)
 	e.ListenClientUrls, e.AdvertiseClientUrls = urls(c.ListenClient), urls(c.ListenClient)
+	if c.ListenClient == "" {
+		// A member that comes back without its data is turned away only where the
+		// others know a client URL of it.
+		e.AdvertiseClientUrls = urls(c.AdvertisePeer)
+	}
 	e.InitialCluster, e.InitialClusterToken = c.InitialCluster, c.ClusterToken
 	if c.Existing {
 		e.ClusterState = embed.ClusterStateFlagExisting

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -81,6 +82,11 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		if err = errors.Join(syncDir(filepath.Join(cfg.Dir, "member", "wal")), syncDir(filepath.Join(cfg.Dir, "member", "snap"))); err != nil {
 			srv.Close()
 		}
+	}
+	if err != nil && strings.HasSuffix(err.Error(), "has already been bootstrapped") {
+		err = fmt.Errorf("%s is empty, but the others know this member: without its data it has forgotten what it promised them: "+
+			"remove it from the cluster, and let it join anew (%w)", cfg.Dir, err)
+		return nil, fail(holdfast.CodeConflict, errors.Join(err, lock.Close()))
 	}
 	if err != nil {
 		return nil, fail(holdfast.CodeUnknown, errors.Join(err, lock.Close()))
