@@ -256,7 +256,7 @@ func clockChart(t *timeline, clocks []Clock) template.HTML {
 			continue
 		}
 		var d strings.Builder
-		every := n/2000 + 1
+		every := n/max(6000/len(clocks), 200) + 1
 		low, high := k.Offset[0], k.Offset[0]
 		for j := range n {
 			low, high = min(low, k.Offset[j]), max(high, k.Offset[j])

@@ -80,12 +80,16 @@ func lanes(h *calls) (all []*lane, of map[int32]int) {
 				break
 			}
 		}
-		if in == nil {
+		switch {
+		case in != nil:
+		case len(all) >= crowd: // nothing that can be told apart
+			in = all[int(l.process)%crowd]
+		default:
 			in = &lane{node: node}
 			all = append(all, in)
 		}
 		in.processes = append(in.processes, l.process)
-		in.until = l.to
+		in.until = max(in.until, l.to)
 		byLane[l.process] = in
 	}
 	slices.SortStableFunc(all, func(a, b *lane) int {
@@ -104,6 +108,7 @@ func lanes(h *calls) (all []*lane, of map[int32]int) {
 
 const (
 	maxLanes = 48
+	crowd    = 1000  // clients at a time, beyond which lanes are shared
 	maxBars  = 6000  // beyond that calls are not drawn one by one
 	maxCells = 24000 // of the density
 )

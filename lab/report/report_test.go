@@ -415,6 +415,35 @@ func TestLarge(t *testing.T) {
 	}
 }
 
+// TestMany has very many of everything.
+func TestMany(t *testing.T) {
+	d, _ := fixture(t)
+	d.Duration = time.Hour
+	for i := range 3000 {
+		f := d.Faults[i%3]
+		f.ID, f.From, f.To = i+10, time.Duration(i)*time.Second, time.Duration(i+1)*time.Second
+		d.Faults = append(d.Faults, f)
+		d.Findings = append(d.Findings, Finding{f.From, "n1", "it ended"})
+	}
+	for i := range 12 {
+		k := Clock{Host: fmt.Sprint("h", i)}
+		for j := range 7200 {
+			k.At, k.Offset = append(k.At, time.Duration(j)*time.Second/2), append(k.Offset, time.Duration(j%7)*time.Second)
+		}
+		d.Clocks = append(d.Clocks, k)
+	}
+	var lines strings.Builder
+	for i := range 8000 { // each key once, and each process is open for ever
+		fmt.Fprintf(&lines, `{"index":%d,"time":%d,"process":%d,"type":"invoke","f":"read","key":"a rather long name of key number %d","value":null}`+"\n", i, i*1000, i, i)
+	}
+	begin := time.Now()
+	page := makeRun(t, d, lines.String())
+	t.Logf("%d bytes in %s", len(page), time.Since(begin))
+	if len(page) > 3_000_000 {
+		t.Errorf("a page of %d bytes", len(page))
+	}
+}
+
 func BenchmarkMillion(b *testing.B) {
 	dir := b.TempDir()
 	var lines bytes.Buffer

@@ -83,7 +83,8 @@ type band struct {
 
 const (
 	maxRows     = 8
-	maxFindings = 50 // that charts show; the list has all
+	maxFindings = 50  // that charts show; the list has more
+	maxBands    = 200 // that are drawn one by one
 )
 
 func newTimeline(d *Data, h *calls) *timeline {
@@ -192,18 +193,7 @@ func (c *chart) html() template.HTML {
 	s.WriteString(c.plain.String())
 	s.f(`<svg class="zoom" x="%s" y="0" width="%s" height="%s" viewBox="0 0 %s %s" preserveAspectRatio="none">`,
 		num(gutter), num(plotWidth), num(bottom+ribbon), num(plotWidth), num(bottom+ribbon))
-	for i := range c.bands {
-		b := &c.bands[i]
-		kind := kindOf(b.Kind)
-		nothing := ""
-		if b.Touched == 0 {
-			nothing = " nothing"
-		}
-		s.f(`<g class="fault k-%s%s" data-fault="%d"><title>%s</title>`, kind, nothing, b.ID, esc(b.words()))
-		s.rect(b.x, c.top, b.width, c.height, `class="shade"`, "")
-		s.rect(b.x, float64(b.row)*bandHeight+11, b.width, 5, fmt.Sprintf(`class="bar" fill="url(#p-%s)"`, kind), "")
-		s.WriteString("</g>")
-	}
+	c.faults(&s)
 	s.f(`<g transform="translate(0 %s)">`, num(c.top))
 	s.WriteString(c.zoom.String())
 	s.WriteString("</g>")
@@ -254,6 +244,38 @@ func (c *chart) html() template.HTML {
 	}
 	s.WriteString(`</g></svg>`)
 	return s.html()
+}
+
+// faults draws the bands: one by one, with what they were, or all of a kind
+// as one where there are very many.
+func (c *chart) faults(s *svg) {
+	if len(c.bands) > maxBands {
+		for _, kind := range kinds {
+			var shades, bars strings.Builder
+			for i := range c.bands {
+				b := &c.bands[i]
+				if kindOf(b.Kind) != kind {
+					continue
+				}
+				fmt.Fprintf(&shades, "M%s %sh%sv%sh-%sz", num(b.x), num(c.top), num(b.width), num(c.height), num(b.width))
+				fmt.Fprintf(&bars, "M%s %sh%sv5h-%sz", num(b.x), num(float64(b.row)*bandHeight+11), num(b.width), num(b.width))
+			}
+			s.f(`<g class="k-%s"><path class="shade" d="%s"/><path class="bar" fill="url(#p-%s)" d="%s"/></g>`, kind, shades.String(), kind, bars.String())
+		}
+		return
+	}
+	for i := range c.bands {
+		b := &c.bands[i]
+		kind := kindOf(b.Kind)
+		nothing := ""
+		if b.Touched == 0 {
+			nothing = " nothing"
+		}
+		s.f(`<g class="fault k-%s%s" data-fault="%d"><title>%s</title>`, kind, nothing, b.ID, esc(b.words()))
+		s.rect(b.x, c.top, b.width, c.height, `class="shade"`, "")
+		s.rect(b.x, float64(b.row)*bandHeight+11, b.width, 5, fmt.Sprintf(`class="bar" fill="url(#p-%s)"`, kind), "")
+		s.WriteString("</g>")
+	}
 }
 
 func (f *Fault) words() string {

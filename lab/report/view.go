@@ -121,6 +121,9 @@ type witness struct {
 	Rest    []string
 }
 
+// maxListed is how many findings the page lists.
+const maxListed = 200
+
 // firstFacts are shown at once: they say what is wrong, the others that it is
 // so elsewhere too.
 const firstFacts = 4
@@ -150,8 +153,13 @@ type chartSpan struct {
 // newView computes everything that the page shows.
 func newView(d *Data, h *calls) *view {
 	cleanAll(reflect.ValueOf(d))
+	notes := h.notes
+	if n := len(d.Findings); n > maxListed {
+		notes = append(notes, fmt.Sprintf("%d findings more are in run.json.", n-maxListed))
+		d.Findings = d.Findings[:maxListed]
+	}
 	v := &view{
-		Data: d, Live: d.State == "running", Total: d.Ops.OK + d.Ops.Fail + d.Ops.Unknown, Notes: h.notes,
+		Data: d, Live: d.State == "running", Total: d.Ops.OK + d.Ops.Fail + d.Ops.Unknown, Notes: notes,
 		Surprise: d.State == "done" && d.Expect != "" && d.Expect != d.Verdict,
 	}
 	for i := range d.Faults {
@@ -255,7 +263,7 @@ func (v *view) findWitnesses(h *calls) map[*call]int {
 }
 
 func (v *view) chartData(t *timeline, h *calls, drawn []*call, rows map[int32]int, shown map[*call]int) {
-	v.Charts = chartData{End: t.end.Seconds(), Names: h.names, Points: [][]any{}}
+	v.Charts = chartData{End: t.end.Seconds(), Names: []string{}, Points: [][]any{}}
 	for _, p := range t.phases {
 		v.Charts.Phases = append(v.Charts.Phases, chartSpan{p.From.Seconds(), p.To.Seconds(), p.Name})
 	}
@@ -279,9 +287,19 @@ func (v *view) chartData(t *timeline, h *calls, drawn []*call, rows map[int32]in
 		room := max((to-from)/10, time.Millisecond)
 		v.Charts.Focus = []float64{max(from-room, 0).Seconds(), min(to+room, t.end).Seconds()}
 	}
+	numbers := map[int32]int{} // of names that are used: keys may be as many as calls
+	name := func(n int32) int {
+		i, known := numbers[n]
+		if !known {
+			i = len(v.Charts.Names)
+			numbers[n] = i
+			v.Charts.Names = append(v.Charts.Names, shorten(h.name(n), 60))
+		}
+		return i
+	}
 	for _, c := range drawn {
 		f := h.look(c, 24)
-		p := []any{c.from.Microseconds(), c.to.Microseconds(), c.how, c.process, c.f, c.key, c.node}
+		p := []any{c.from.Microseconds(), c.to.Microseconds(), c.how, c.process, name(c.f), name(c.key), name(c.node)}
 		if f.Value != "" || f.Error != "" {
 			p = append(p, f.Value)
 		}
