@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -136,7 +137,7 @@ func (s settings) startServer(ctx context.Context, env driver.Env, node string, 
 	addr, dir := env.Addr(node).String(), env.DataDir(node)
 	lines := []string{
 		"port 6379", "bind " + addr, "bind-source-addr " + addr, "replica-announce-ip " + addr, "protected-mode no",
-		"dir " + dir, `save ""`, "daemonize no",
+		"dir " + strconv.Quote(dir), `save ""`, "daemonize no",
 		"repl-diskless-sync yes", "repl-diskless-sync-delay 0",
 		fmt.Sprintf("min-replicas-to-write %d", s.minReplicas), fmt.Sprintf("min-replicas-max-lag %d", s.maxLag),
 	}
@@ -163,7 +164,7 @@ func (s settings) startServer(ctx context.Context, env driver.Env, node string, 
 func (s settings) startSentinel(ctx context.Context, env driver.Env, node string) error {
 	addr, dir := env.Addr(node).String(), env.DataDir(node)
 	lines := []string{
-		fmt.Sprintf("port %d", sentinelPort), "bind " + addr, "protected-mode no", "dir " + dir, "daemonize no",
+		fmt.Sprintf("port %d", sentinelPort), "bind " + addr, "protected-mode no", "dir " + strconv.Quote(dir), "daemonize no",
 		"sentinel announce-ip " + addr,
 		fmt.Sprintf("sentinel monitor %s %s %d %d", master, env.Addr(env.Nodes()[0]), serverPort, len(env.Nodes())/2+1),
 		fmt.Sprintf("sentinel down-after-milliseconds %s %d", master, s.downAfter.Milliseconds()),

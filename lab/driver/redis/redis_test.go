@@ -2,6 +2,8 @@ package redis_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -27,6 +29,17 @@ func world(t *testing.T, n int, options ...string) (*redis.System, *drivertest.E
 		t.Fatal(err)
 	}
 	return s, env
+}
+
+// TestSetup_Blanks: directories have any name.
+func TestSetup_Blanks(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), `a "b" c`)
+	if err := os.Mkdir(parent, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", parent)
+	s, env := world(t, 1)
+	ok(t, drivertest.Client(t, s, env, "n1", "register"), "write", "k", int64(1))
 }
 
 func TestWorkloads(t *testing.T) {
