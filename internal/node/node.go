@@ -85,9 +85,11 @@ func Start(ctx context.Context, cfg Config) (n *Node, err error) {
 	return n, n.serving(ctx)
 }
 
-// started says whether a data directory belongs to a node that ran before.
+// started says whether a data directory belongs to a node that ran before: the
+// log's directory appears at once, when all else is there. What a start left that
+// failed before that is no node; taken for one it would begin a cluster of its own.
 func started(dir string) bool {
-	entries, err := os.ReadDir(filepath.Join(dir, "member"))
+	entries, err := os.ReadDir(filepath.Join(dir, "member", "wal"))
 	return err == nil && len(entries) > 0
 }
 
