@@ -31,7 +31,8 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 // syncDir makes the names in a directory durable. A directory above the node's
-// own that may not be opened is left to whoever made it.
+// own that may not be opened is left to whoever made it, and a filesystem that
+// cannot sync directories to itself.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if errors.Is(err, fs.ErrPermission) {
@@ -40,5 +41,9 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	err = d.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
+		err = nil
+	}
+	return errors.Join(err, d.Close())
 }
