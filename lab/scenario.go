@@ -219,6 +219,17 @@ func (s *Scenario) validate() error {
 	if _, err := s.diskSize(); err != nil {
 		bad("disk.size: %w", err)
 	}
+	for _, p := range []struct {
+		name string
+		d    time.Duration
+	}{
+		{"warmup", s.Phases.Warmup}, {"faults", s.Phases.Faults}, {"deadline", s.Phases.Deadline},
+		{"settle", s.Phases.Settle}, {"final", s.Phases.Final},
+	} {
+		if p.d < 0 { // no time for final reads, for instance, would show nothing and look well
+			bad("phases.%s: %s: times are not negative", p.name, p.d)
+		}
+	}
 	if s.Phases.Liveness == "core" && s.Hosts < 3 {
 		bad("phases.liveness: core: a majority of %d hosts is all of them: at least 3 are needed", s.Hosts)
 	}

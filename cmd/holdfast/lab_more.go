@@ -160,7 +160,7 @@ func (c *labCheckCmd) Run(a *app, ctx *runContext) error {
 		defer func() { _ = f.Close() }() // only read
 		in = f
 	}
-	h, err := history.Options{Tuples: c.Tuples}.ReadAny(in)
+	h, err := history.Options{Tuples: c.Tuples, Note: func(text string) { a.note("%s: %s", c.History, text) }}.ReadAny(in)
 	if err != nil {
 		return cli.WithCode(fmt.Errorf("%s: %w", c.History, err), cli.ExitUsage)
 	}
