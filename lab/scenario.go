@@ -223,8 +223,11 @@ func (s *Scenario) validate() error {
 		name string
 		d    time.Duration
 	}{
-		{"warmup", s.Phases.Warmup}, {"faults", s.Phases.Faults}, {"deadline", s.Phases.Deadline},
-		{"settle", s.Phases.Settle}, {"final", s.Phases.Final},
+		{"warmup", s.Phases.Warmup},
+		{"faults", s.Phases.Faults},
+		{"deadline", s.Phases.Deadline},
+		{"settle", s.Phases.Settle},
+		{"final", s.Phases.Final},
 	} {
 		if p.d < 0 { // no time for final reads, for instance, would show nothing and look well
 			bad("phases.%s: %s: times are not negative", p.name, p.d)

@@ -221,6 +221,8 @@ func (a *app) labSupervise(ctx context.Context, plan *lab.Plan, store, command s
 		return dir, nil, cli.WithCode(fmt.Errorf("the lab ended with exit code %d: %w", code, err), cli.ExitInternal)
 	case code == cli.ExitInterrupted && d.State == "done":
 		return dir, nil, cli.WithCode(errors.New(d.Reason), cli.ExitInterrupted)
+	case code == cli.ExitInternal && d.State != "done": // it said why
+		return dir, nil, cli.WithCode(errors.New("the lab could not write down what came of the run"), cli.ExitInternal)
 	case code == cli.ExitInternal:
 		return dir, nil, cli.WithHint(cli.WithCode(errors.New(d.Reason), cli.ExitInternal), "what there is of the run, with all logs: %s", dir)
 	case d.State != "done":
@@ -280,7 +282,10 @@ func labInside(env cli.Env) func(args []string) int {
 		case err != nil && ctx.Err() != nil: // before there was anything to judge
 			return cli.ExitInterrupted
 		case err != nil:
-			return cli.ExitInternal // the reason is in run.json
+			if d, unread := lab.ReadRun(told.Dir); unread != nil || d.State != "done" { // else the reason is in run.json
+				cli.Report(env.Stderr, err)
+			}
+			return cli.ExitInternal
 		}
 		return cli.ExitOK
 	}
