@@ -10,6 +10,7 @@ import (
 
 	"holdfast.dev/internal/labtest"
 	"holdfast.dev/lab/check"
+	"holdfast.dev/lab/history"
 	"holdfast.dev/lab/report"
 )
 
@@ -70,6 +71,33 @@ func TestAlive_NobodyAsks(t *testing.T) {
 	r.alive(t.Context(), []string{"n1", "n3"}, "the core was healed")
 	if len(r.data.Results) != 1 || r.data.Results[0].Verdict != check.Invalid {
 		t.Errorf("a core that is asked and does not answer: %v", r.data.Results)
+	}
+}
+
+// TestAlive_Everyone: of the core, those that have clients have to answer.
+func TestAlive_Everyone(t *testing.T) {
+	for _, c := range []struct {
+		workers int
+		want    check.Verdict
+	}{{2, check.Valid}, {3, check.Invalid}} { // the third worker is n3's
+		r := judged()
+		r.plan.Scenario.Hosts, r.plan.Scenario.Workload.Workers = 3, c.workers
+		r.plan.Scenario.Phases.Everyone, r.plan.Scenario.Phases.Deadline = true, 200*time.Millisecond
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range 20 {
+				r.workers.count(history.Op{Type: history.OK, Node: "n2"})
+				if !sleep(t.Context(), 5*time.Millisecond) {
+					return
+				}
+			}
+		}()
+		r.alive(t.Context(), []string{"n2", "n3"}, "the core was healed")
+		<-done
+		if got := r.data.Results; len(got) != 1 || got[0].Verdict != c.want {
+			t.Errorf("%d workers: %+v, want %s", c.workers, got, c.want)
+		}
 	}
 }
 

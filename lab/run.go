@@ -394,9 +394,8 @@ func (r *runner) alive(ctx context.Context, nodes []string, after string) {
 		if nodes == nil {
 			nodes = r.world.Nodes()
 		}
-		for i, n := range nodes {
-			if i < r.plan.Scenario.Workload.Workers { // somebody asks it
-				one := []string{n}
+		for _, n := range nodes {
+			if one := []string{n}; r.plan.asked(one) {
 				groups = append(groups, group{one, " on " + n, r.workers.succeeded(one) + 1})
 			}
 		}

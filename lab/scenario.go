@@ -233,6 +233,9 @@ func (s *Scenario) validate() error {
 			bad("phases.%s: %s: times are not negative", p.name, p.d)
 		}
 	}
+	if s.Phases.Everyone && s.Workload.Spread == "primary" {
+		bad("phases.everyone: with workload.spread: primary nobody asks the other servers")
+	}
 	if s.Phases.Liveness == "core" && s.Hosts < 3 {
 		bad("phases.liveness: core: a majority of %d hosts is all of them: at least 3 are needed", s.Hosts)
 	}
