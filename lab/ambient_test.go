@@ -12,6 +12,7 @@ import (
 	"holdfast.dev/lab/check"
 	"holdfast.dev/lab/history"
 	"holdfast.dev/lab/report"
+	"holdfast.dev/lab/vclock"
 )
 
 // TestAmbient: what the scenario says of the network holds again after
@@ -107,6 +108,20 @@ func TestVacuity_AmbientIsNoFault(t *testing.T) {
 	r.vacuity(nil)
 	if len(r.data.Doubts) != 0 {
 		t.Errorf("doubts %q", r.data.Doubts)
+	}
+}
+
+// TestMachine_DriftWithoutPower: the clock of a host that is switched off goes on
+// as wrongly as it did.
+func TestMachine_DriftWithoutPower(t *testing.T) {
+	now := 10 * time.Second
+	m := newMachine(&world{now: func() time.Duration { return now }}, "n1", "node", nodeAddr(0))
+	if err := m.Clock().Set(vclock.Offset{Jump: time.Second, Drift: 0.5}); err != nil {
+		t.Fatal(err)
+	}
+	now += 4 * time.Second
+	if o := m.offsetNow(now); o != (vclock.Offset{Jump: 3 * time.Second, Drift: 0.5}) {
+		t.Errorf("%+v", o)
 	}
 }
 

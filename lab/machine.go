@@ -44,7 +44,8 @@ type machine struct {
 	host     *host.Host // nil while it is off
 	fs       *faultfs.FS
 	clock    *vclock.Clock
-	offset   vclock.Offset
+	offset   vclock.Offset // as it was set
+	offsetAt time.Duration // then
 	probe    *vclock.Probe
 	services []*service
 	paused   map[string]bool // names of services; "" is all
@@ -161,7 +162,7 @@ func (m *machine) powerOn(ctx context.Context) error {
 	m.mu.Lock()
 	m.host, m.clock = h, clock
 	m.starts++
-	share, offset := m.share, m.offset
+	share, offset := m.share, m.offsetNow(m.w.now())
 	m.mu.Unlock()
 	m.guard(h.Done(), "its first process died", func() bool { return m.host == h })
 	if share > 0 {
@@ -176,6 +177,14 @@ func (m *machine) powerOn(ctx context.Context) error {
 		return errors.Join(err, m.powerOff(context.WithoutCancel(ctx)))
 	}
 	return nil
+}
+
+// offsetNow is how far the battery's clock is off: a drift went on while the host
+// was switched off. The caller holds mu.
+func (m *machine) offsetNow(now time.Duration) vclock.Offset {
+	o := m.offset
+	o.Jump += time.Duration(o.Drift * float64(now-m.offsetAt))
+	return o
 }
 
 // newProbe starts the process that measures the host's clock.
@@ -633,7 +642,7 @@ type machineClock struct{ m *machine }
 
 func (c machineClock) Set(o vclock.Offset) error {
 	c.m.mu.Lock()
-	c.m.offset = o
+	c.m.offset, c.m.offsetAt = o, c.m.w.now()
 	clock := c.m.clock
 	c.m.mu.Unlock()
 	if clock == nil {
