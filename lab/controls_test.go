@@ -71,7 +71,13 @@ func run(t *testing.T, scenario string, set ...string) *report.Data {
 
 func runPlan(t *testing.T, plan *Plan) *report.Data {
 	t.Helper()
-	dir, err := NewRunDir(t.TempDir(), plan.Scenario.Name, time.Now())
+	store := t.TempDir()
+	for _, d := range []string{store, filepath.Dir(store)} { // Postgres passes through as another user
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, err := NewRunDir(store, plan.Scenario.Name, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

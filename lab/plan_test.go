@@ -68,7 +68,7 @@ func TestParse_Errors(t *testing.T) {
 
 func TestSet(t *testing.T) {
 	s := parse(t, minimal+"phases: {warmup: 9s}")
-	for _, kv := range [][2]string{{"workload.rate", "50"}, {"phases.faults", "3s"}, {"system.options.fsync", "never"}, {"system.options.other", "1"}} {
+	for _, kv := range [][2]string{{"workload.rate", "50"}, {"phases.faults", "3s"}, {"system.options.fsync", "false"}, {"system.options.ttl", "1s"}} {
 		if err := s.Set(kv[0], kv[1]); err != nil {
 			t.Fatal(err)
 		}
@@ -76,9 +76,13 @@ func TestSet(t *testing.T) {
 	if s.Workload.Rate != 50 || s.Phases.Faults != 3*time.Second || s.Phases.Warmup != 9*time.Second {
 		t.Errorf("%+v", s)
 	}
-	if d := cmp.Diff(map[string]string{"fsync": "never", "other": "1"}, s.System.Options); d != "" {
+	if d := cmp.Diff(map[string]string{"fsync": "false", "ttl": "1s"}, s.System.Options); d != "" {
 		t.Error(d)
 	}
+	if err := s.Set("system.options.ttll", "1s"); err == nil || !strings.Contains(err.Error(), "etcd has no such option") {
+		t.Errorf("an option that there is not: %v", err)
+	}
+	delete(s.System.Options, "ttll")
 	if err := s.Set("workload.rat", "50"); err == nil || !strings.Contains(err.Error(), "did you mean rate?") {
 		t.Errorf("a wrong field: %v", err)
 	}

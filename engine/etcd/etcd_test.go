@@ -108,7 +108,7 @@ func startEtcd(tb testing.TB, args ...string) (endpoint string) {
 	cmd := exec.CommandContext(ctx, bin, append([]string{
 		"--name", "n", "--data-dir", tb.TempDir(), "--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "n=" + peer,
-		"--heartbeat-interval", "10", "--election-timeout", "100",
+		"--heartbeat-interval", "30", "--election-timeout", "300",
 	}, args...)...)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
