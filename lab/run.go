@@ -133,6 +133,7 @@ func (r *runner) run(ctx context.Context) (err error) {
 		finding: r.finding, failure: r.failed, logf: func(format string, args ...any) { r.say(fmt.Sprintf(format, args...)) },
 	}
 	// All of it is there before anybody looks at it.
+	askOurNames()
 	r.world.populate()
 	r.nemesis = nemesis.New(r.world, nemesis.Config{Seed: number(r.plan.Seed, "nemesis", 0), Now: r.now, Journal: r.journal})
 	r.workers = &workers{

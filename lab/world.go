@@ -120,20 +120,25 @@ func (w *world) buildNetwork(ctx context.Context) error {
 	return w.serveNames(ctx)
 }
 
+// nameServer is where the lab's name server is.
+func nameServer() string { return net.JoinHostPort(labAddr.String(), "53") }
+
+// askOurNames makes this process look names up in the lab: it exists for the run
+// alone, and so do its clients.
+func askOurNames() {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, nameServer())
+	}}
+}
+
 // serveNames starts the lab's name server.
 func (w *world) serveNames(ctx context.Context) error {
-	at := net.JoinHostPort(labAddr.String(), "53")
-	// This process exists for the run alone: the names that its clients look up
-	// are the run's.
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, at)
-	}}
 	var lc net.ListenConfig
-	conn, err := lc.ListenPacket(ctx, "udp", at)
+	conn, err := lc.ListenPacket(ctx, "udp", nameServer())
 	if err != nil {
 		return err
 	}
-	listener, err := lc.Listen(ctx, "tcp", at)
+	listener, err := lc.Listen(ctx, "tcp", nameServer())
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}

@@ -373,8 +373,31 @@ func (e *Env) Kill(host string) {
 // Pause stops everything on a host; Resume lets it go on.
 func (e *Env) Pause(host string) {
 	for _, p := range e.on(host) {
-		e.signal(p, syscall.SIGSTOP)
+		if !e.signal(p, syscall.SIGSTOP) {
+			continue
+		}
+		// On a busy machine a thread may go on for a while.
+		ticker := time.NewTicker(time.Millisecond)
+		for n := 0; n < 5000 && !stopped(p.cmd.Process.Pid); n++ {
+			<-ticker.C
+		}
+		ticker.Stop()
 	}
+}
+
+// stopped says whether no thread of a process runs any more.
+func stopped(pid int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid)) // its only error is a bad pattern
+	for _, name := range tasks {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			continue // it ended
+		}
+		if _, rest, ok := strings.Cut(string(data), ") "); ok && !strings.HasPrefix(rest, "T") && !strings.HasPrefix(rest, "Z") {
+			return false
+		}
+	}
+	return true
 }
 
 // Resume ends a Pause.
