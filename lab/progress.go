@@ -23,13 +23,15 @@ func (r *runner) report(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		r.sampleClocks(ctx)
+		if r.built.Load() {
+			r.sampleClocks(ctx)
+		}
 		p := r.snapshot()
 		p.Rates = report.Ops{
 			OK: perSecond(p.Ops.OK-last.OK, every), Fail: perSecond(p.Ops.Fail-last.Fail, every), Unknown: perSecond(p.Ops.Unknown-last.Unknown, every),
 		}
 		last = p.Ops
-		if n%2 == 0 {
+		if n%2 == 0 && r.built.Load() { // drivers are not asked while they set up
 			r.leadersOf(ctx, &p)
 		}
 		r.progress(p)
@@ -56,16 +58,12 @@ func (r *runner) snapshot() Progress {
 	r.mu.Lock()
 	p := Progress{Phase: r.phase, Elapsed: r.now() - r.phaseFrom, Length: r.phaseLength}
 	r.mu.Unlock()
-	if r.workers != nil {
-		p.Ops = r.workers.tally()
+	if !r.built.Load() {
+		return p
 	}
-	if r.nemesis != nil {
-		p.Faults = activeTexts(r.nemesis)
-	}
-	if r.world != nil {
-		for _, m := range r.world.machines {
-			p.Hosts = append(p.Hosts, HostState{Name: m.name, State: m.state()})
-		}
+	p.Ops, p.Faults = r.workers.tally(), activeTexts(r.nemesis)
+	for _, m := range r.world.machines {
+		p.Hosts = append(p.Hosts, HostState{Name: m.name, State: m.state()})
 	}
 	return p
 }

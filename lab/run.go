@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast.dev/lab/check"
@@ -55,6 +56,9 @@ type runner struct {
 	nemesis  *nemesis.Nemesis
 	// What the workload's locks protect; nil for other workloads.
 	protected *workload.Resource
+
+	// What is above is complete, and the system is set up: others may look.
+	built atomic.Bool
 
 	journalFile *os.File
 	mu          sync.Mutex // guards what follows
@@ -186,6 +190,7 @@ func (r *runner) experiment(ctx context.Context) error {
 	if err := r.setup(ctx); err != nil {
 		return fmt.Errorf("setup: %w", err)
 	}
+	r.built.Store(true)
 
 	working, stop := context.WithCancel(ctx)
 	defer stop()
