@@ -182,7 +182,7 @@ func TestExecFaults(t *testing.T) {
 	}{
 		{"servers: there is none", func(c *ExecConfig) { c.Servers = nil }},
 		{"servers[0].command: it is empty", func(c *ExecConfig) { c.Servers[0].Command = nil }},
-		{"can't evaluate field Nod ", func(c *ExecConfig) { c.Servers[0].Command[1] = "{{.Nod}}" }},
+		{"there is no .Nod: there are .Node,", func(c *ExecConfig) { c.Servers[0].Command[1] = "{{.Nod}}" }},
 		{"unclosed action", func(c *ExecConfig) { c.Servers[0].Env["A"] = "{{.Node" }},
 		{`function "jion" not defined`, func(c *ExecConfig) { c.Servers[0].Prepare[0][0] = `{{jion .Nodes ","}}` }},
 		{"not below the data directory", func(c *ExecConfig) { c.Servers[0].Files["../{{.Node}}"] = "" }},

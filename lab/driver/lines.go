@@ -74,6 +74,20 @@ func (l *Lines) Invoke(ctx context.Context, op history.Op) history.Op {
 	}
 }
 
+// ready starts the program and waits until it takes requests, is dead, or ctx
+// ends.
+func (l *Lines) ready(ctx context.Context) {
+	s, err := l.session()
+	if err != nil {
+		return
+	}
+	select {
+	case <-s.ready:
+	case <-s.dead:
+	case <-ctx.Done():
+	}
+}
+
 // timeout is what the program is told.
 func (l *Lines) timeout(ctx context.Context) time.Duration {
 	if l.cfg.Timeout > 0 {

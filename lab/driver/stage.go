@@ -25,10 +25,14 @@ type ClientSpec struct {
 	Options  map[string]string     `json:"options,omitempty"`
 	Exec     *ExecConfig           `json:"exec,omitempty"`     // for the system that a scenario describes
 	Resource *ResourceConfig       `json:"resource,omitempty"` // wraps the client in WithResource
+	Dir      string                `json:"dir,omitempty"`      // what abs in templates begins with; Arg knows it
 }
 
 // Arg is the spec as the argument of the stage.
 func (s ClientSpec) Arg() string {
+	if dir, err := os.Getwd(); err == nil && s.Dir == "" {
+		s.Dir = dir // the stage has another one
+	}
 	arg, err := json.Marshal(s)
 	if err != nil {
 		panic("driver: a client spec: " + err.Error()) // it has nothing that JSON does not know
@@ -80,22 +84,43 @@ type lateClient struct {
 	connect ClientFactory
 	log     io.Writer
 	client  Client
+	lines   *Lines // where the client is a program
 }
 
 // Invoke is called for one operation at a time.
 func (l *lateClient) Invoke(ctx context.Context, op history.Op) history.Op {
-	if l.client == nil {
-		c, err := l.connect(ctx, specEnv{l.spec, l.log}, l.spec)
-		if err != nil {
-			op.Type, op.Error = history.Fail, fmt.Sprintf("connecting to %s: %v", l.spec.Node, err)
-			return op
-		}
-		if l.spec.Resource != nil {
-			c = WithResource(c, *l.spec.Resource)
-		}
-		l.client = c
+	if err := l.open(ctx); err != nil {
+		op.Type, op.Error = history.Fail, fmt.Sprintf("connecting to %s: %v", l.spec.Node, err)
+		return op
 	}
 	return l.client.Invoke(ctx, op)
+}
+
+// open makes the client where there is none.
+func (l *lateClient) open(ctx context.Context) error {
+	if l.client != nil {
+		return nil
+	}
+	c, err := l.connect(ctx, specEnv{l.spec, l.log}, l.spec)
+	if err != nil {
+		return err
+	}
+	l.lines, _ = c.(*Lines)
+	if l.spec.Resource != nil {
+		c = WithResource(c, *l.spec.Resource)
+	}
+	l.client = c
+	return nil
+}
+
+// ready waits for a client that is a program: one that takes longer to start
+// than an operation may take would never get one done. What goes wrong is told
+// by the operations.
+func (l *lateClient) ready(ctx context.Context) {
+	if l.spec.Exec == nil || l.spec.Exec.Client.Lines == nil || l.open(ctx) != nil || l.lines == nil {
+		return
+	}
+	l.lines.ready(ctx)
 }
 
 func (l *lateClient) Close() error {
@@ -150,6 +175,11 @@ func serveLine(ctx context.Context, line []byte, client Client) (answer, error) 
 	case req.Hello != nil && req.Hello.Version != Version:
 		return answer{ID: &req.ID, Type: history.Fail, Error: fmt.Sprintf("version %d is not spoken here", req.Hello.Version)}, nil
 	case req.Hello != nil:
+		if late, ok := client.(*lateClient); ok {
+			starting, cancel := context.WithTimeout(ctx, startWithin*4/5) // who greets waits for startWithin
+			late.ready(starting)
+			cancel()
+		}
 		return answer{ID: &req.ID, Type: history.OK, Concurrency: 1}, nil
 	case req.Op == nil:
 		return answer{}, fmt.Errorf("malformed request %s: neither hello nor op", quoted(line))

@@ -206,3 +206,37 @@ func TestRequestLine(t *testing.T) {
 		t.Error("it is not JSON")
 	}
 }
+
+// A program that takes longer to start than an operation may take gets its
+// operations done, and is found where the lab was started.
+func TestStageSlowProgram(t *testing.T) {
+	dir := t.TempDir()
+	script := "read hello\nsleep 0.6\necho '{\"id\":0,\"type\":\"ok\"}'\nread op\necho '{\"id\":1,\"type\":\"ok\",\"value\":7}'\nread end\n"
+	if err := os.WriteFile(filepath.Join(dir, "slow.sh"), []byte(script), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cfg := ExecConfig{
+		Servers: []ServerConfig{{Command: []string{"server"}}},
+		Client:  ExecClientConfig{Lines: &LinesConfig{Command: []string{"bash", `{{abs "slow.sh"}}`}}},
+	}
+	connect := func(ctx context.Context, env Env, spec ClientSpec) (Client, error) {
+		e, err := NewExec(*spec.Exec)
+		if err != nil {
+			return nil, err
+		}
+		return e.Client(ctx, env, spec.Node, spec.Workload)
+	}
+	spec := ClientSpec{
+		System: "exec", Workload: "register", Node: "n1", Nodes: []string{"n1"}, Dir: dir, Exec: &cfg,
+		Addrs: map[string]netip.Addr{"n1": netip.MustParseAddr("10.77.0.11")}, Lab: netip.MustParseAddr("10.77.0.1"),
+	}
+	l := &lateClient{spec: spec, connect: connect, log: t.Output()}
+	defer func() { _ = l.Close() }()
+	if a, err := serveLine(t.Context(), []byte(`{"id":0,"hello":{"version":1}}`), l); err != nil || a.Type != history.OK {
+		t.Fatalf("hello: %+v, %v", a, err)
+	}
+	a, err := serveLine(t.Context(), []byte(`{"id":1,"op":{"f":"read","key":"x"},"timeout_ms":400}`), l)
+	if err != nil || a.Type != history.OK || string(a.Value) != "7" {
+		t.Errorf("read: %+v, %v", a, err)
+	}
+}

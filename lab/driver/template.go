@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"text/template"
 )
@@ -92,10 +94,19 @@ func parseTemplate(text string, env Env) (*template.Template, error) {
 		}
 		return a.String(), nil
 	}
+	abs := filepath.Abs
+	if e, ok := env.(specEnv); ok { // a client's own process runs elsewhere
+		abs = func(file string) (string, error) {
+			if filepath.IsAbs(file) {
+				return filepath.Clean(file), nil
+			}
+			return filepath.Join(e.spec.Dir, file), nil
+		}
+	}
 	return template.New("").Option("missingkey=error").Funcs(template.FuncMap{
 		"join": strings.Join,
 		"addr": addr,
-		"abs":  filepath.Abs,
+		"abs":  abs,
 		"json": func(v any) (string, error) {
 			b, err := json.Marshal(v)
 			return string(b), err
@@ -114,6 +125,9 @@ func expand(text string, env Env, data any) (string, error) {
 	}
 	var out strings.Builder
 	if err := t.Execute(&out, data); err != nil {
+		if m := noField.FindStringSubmatch(err.Error()); m != nil {
+			return "", fmt.Errorf("template %q: there is no .%s: there are %s", text, m[1], strings.Join(fieldsOf(data), ", "))
+		}
 		return "", fmt.Errorf("template %q: %w", text, err)
 	}
 	return out.String(), nil
@@ -129,4 +143,18 @@ func expandAll(texts []string, env Env, data any) ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// noField is how text/template says that a name is unknown.
+var noField = regexp.MustCompile(`can't evaluate field (\w+) in type driver\.`)
+
+// fieldsOf are the names that a template can use with data.
+func fieldsOf(data any) []string {
+	var names []string
+	for _, f := range reflect.VisibleFields(reflect.TypeOf(data)) {
+		if f.IsExported() && !f.Anonymous {
+			names = append(names, "."+f.Name)
+		}
+	}
+	return names
 }
