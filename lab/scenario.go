@@ -213,6 +213,16 @@ func (s *Scenario) validate() error {
 	case s.System.Driver != "exec" && s.System.Exec != nil:
 		bad("system.exec: only for driver exec, not for %s", s.System.Driver)
 	}
+	if s.System.Driver == "exec" && s.System.Exec != nil {
+		if _, err := driver.NewExec(*s.System.Exec); err != nil {
+			bad("system.%w", err)
+		}
+	}
+	if s.Workload.Name == "" {
+		bad("workload.name is missing: one of %s", strings.Join(workload.Names(), ", "))
+	} else if _, err := workload.New(s.Workload.Name, s.workloadConfig()); err != nil {
+		errs = append(errs, err)
+	}
 	for _, name := range s.unknownOptions() {
 		bad("system.options.%s: %s has no such option: holdfast lab drivers lists them", name, s.System.Driver)
 	}
@@ -255,6 +265,13 @@ func (s *Scenario) validate() error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// workloadConfig is what the workload is made of.
+func (s *Scenario) workloadConfig() workload.Config {
+	cfg := s.Workload.Options
+	cfg.Workers, cfg.Nodes = s.Workload.Workers, s.Nodes()
+	return cfg
 }
 
 // unknownOptions are those that the driver does not have.

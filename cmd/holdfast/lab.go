@@ -7,9 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +20,7 @@ import (
 	"holdfast.dev/internal/cli"
 	"holdfast.dev/lab"
 	"holdfast.dev/lab/check"
+	"holdfast.dev/lab/history"
 	"holdfast.dev/lab/host"
 	"holdfast.dev/lab/report"
 )
@@ -54,7 +58,7 @@ type labRunCmd struct {
 func (labRunCmd) Examples() string {
 	return `
 holdfast lab run redis-sentinel-partition
-holdfast lab run etcd-mixed --seed 7 --set phases.faults=60s
+holdfast lab run etcd-register-mixed --seed 7 --set phases.faults=60s
 holdfast lab run ./my-service.yaml --repeat 5`
 }
 
@@ -69,7 +73,11 @@ func (c *labRunCmd) Run(a *app, ctx *runContext) error {
 	}
 	s, err := lab.Load(scenarioPath(a, c.Scenario))
 	if err != nil {
-		return cli.WithHint(cli.WithCode(err, cli.ExitUsage), "holdfast lab ls shows the named scenarios; a file needs its path, such as ./mine.yaml")
+		err = cli.WithCode(err, cli.ExitUsage)
+		if errors.Is(err, fs.ErrNotExist) || !isFile(c.Scenario) { // a file with faults needs no such hint
+			err = cli.WithHint(err, "holdfast lab ls shows the named scenarios; a file needs its path, such as ./mine.yaml")
+		}
+		return err
 	}
 	for _, kv := range c.Set {
 		field, value, ok := strings.Cut(kv, "=")
@@ -134,10 +142,15 @@ func (a *app) labSteps(p *lab.Plan) error {
 // scenarioPath is the file relative to the directory of the command; names of
 // scenarios stay.
 func scenarioPath(a *app, name string) string {
-	if strings.ContainsRune(name, '/') || strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml") {
+	if isFile(name) {
 		return a.env.Path(name)
 	}
 	return name
+}
+
+// isFile tells files from the names of scenarios.
+func isFile(name string) bool {
+	return strings.ContainsRune(name, '/') || strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
 }
 
 // command is how a user types it.
@@ -202,7 +215,11 @@ func (a *app) labSupervise(ctx context.Context, plan *lab.Plan, store, command s
 		return "", nil, err
 	}
 	if !quiet {
-		a.note("%s, seed %d: %s\n%s", plan.Scenario.Name, plan.Seed, plan.Scenario.About, dir)
+		about := ""
+		if plan.Scenario.About != "" {
+			about = ": " + plan.Scenario.About
+		}
+		a.note("%s, seed %d%s\n%s", plan.Scenario.Name, plan.Seed, about, dir)
 	}
 	told, err := json.Marshal(labStage{Dir: dir, Command: command, Pinned: a.env.Terminal(a.env.Stderr), Quiet: quiet})
 	if err != nil {
@@ -291,6 +308,48 @@ func labInside(env cli.Env) func(args []string) int {
 	}
 }
 
+// labNever says why functions never succeeded, by their most frequent error:
+// most often the scenario or the client is wrong, not the system.
+func labNever(file string) []string {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = f.Close() }() // only read
+	h, err := history.Options{}.ReadAny(f)
+	if err != nil {
+		return nil
+	}
+	ok, errs := map[string]bool{}, map[string]map[string]int{}
+	for _, op := range h {
+		switch {
+		case op.Process == history.Nemesis || op.Type == history.Invoke:
+		case op.Type == history.OK:
+			ok[op.F] = true
+		default:
+			if errs[op.F] == nil {
+				errs[op.F] = map[string]int{}
+			}
+			errs[op.F][op.Error]++
+		}
+	}
+	var lines []string
+	for _, fn := range slices.Sorted(maps.Keys(errs)) {
+		if ok[fn] {
+			continue
+		}
+		var most string
+		for text, n := range errs[fn] {
+			if best := errs[fn][most]; n > best || n == best && text < most {
+				most = text
+			}
+		}
+		text := strings.Join(strings.Fields(most), " ")
+		lines = append(lines, fmt.Sprintf("%s never succeeded: %s (%d times)", fn, short(text, 200), errs[fn][most]))
+	}
+	return lines
+}
+
 // labVerdict prints what came of a run.
 func (a *app) labVerdict(dir string, d *report.Data) error {
 	return a.printer().Object(d, func(t *cli.Text) {
@@ -306,6 +365,9 @@ func (a *app) labVerdict(dir string, d *report.Data) error {
 		}
 		for _, doubt := range d.Doubts {
 			t.Printf("  doubt: %s\n", doubt)
+		}
+		for _, line := range labNever(filepath.Join(dir, "history.jsonl")) {
+			t.Printf("  %s\n", line)
 		}
 		for _, f := range d.Findings {
 			t.Printf("  finding: %s: %s\n", f.Host, f.Text)

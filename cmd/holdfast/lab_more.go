@@ -23,14 +23,15 @@ import (
 type labReplayCmd struct {
 	storeFlag
 
-	Run_   string `arg:"" name:"run" help:"Directory of the run."`
+	Run_   string `arg:"" name:"run" help:"Directory of the run, or the shrunk.json that shrink wrote."`
 	Repeat int    `default:"1" placeholder:"N" help:"Replay N times. The exit code is the worst."`
 	Quiet  bool   `short:"q" help:"Say only the verdict."`
 }
 
 func (labReplayCmd) Examples() string {
 	return `
-holdfast lab replay lab-runs/redis-sentinel-partition/latest`
+holdfast lab replay lab-runs/redis-sentinel-partition/latest
+holdfast lab replay lab-runs/redis-sentinel-mixed/20261030T101500/shrunk.json --repeat 5`
 }
 
 func (c *labReplayCmd) Run(a *app, ctx *runContext) error {
@@ -42,6 +43,10 @@ func (c *labReplayCmd) Run(a *app, ctx *runContext) error {
 	if c.Repeat < 1 {
 		return cli.Usage("--repeat %d: want at least 1", c.Repeat)
 	}
+	given := c.Run_
+	if to, err := os.Readlink(dir); err == nil && !filepath.IsAbs(to) { // latest will be another one
+		given = filepath.Join(filepath.Dir(filepath.Clean(given)), to)
+	}
 	sctx, stop := a.interruptible(ctx)
 	defer stop()
 	worst := check.Valid
@@ -49,7 +54,7 @@ func (c *labReplayCmd) Run(a *app, ctx *runContext) error {
 		if sctx.Err() != nil {
 			break
 		}
-		d, err := a.labRun(sctx, plan, c.Store, a.command("lab", "replay", c.Run_), c.Quiet)
+		d, err := a.labRun(sctx, plan, c.Store, a.command("lab", "replay", given), c.Quiet)
 		if err != nil {
 			return err
 		}
@@ -60,7 +65,11 @@ func (c *labReplayCmd) Run(a *app, ctx *runContext) error {
 }
 
 func readPlan(dir string) (*lab.Plan, error) {
-	plan, err := lab.ReadPlan(filepath.Join(dir, "plan.json"))
+	file := dir // what shrink wrote
+	if st, err := os.Stat(dir); err != nil || st.IsDir() {
+		file = filepath.Join(dir, "plan.json")
+	}
+	plan, err := lab.ReadPlan(file)
 	if err != nil {
 		return nil, cli.WithHint(cli.WithCode(err, cli.ExitUsage), "give the directory of a run: holdfast lab ls --runs shows them")
 	}
@@ -76,7 +85,7 @@ type labShrinkCmd struct {
 
 func (labShrinkCmd) Examples() string {
 	return `
-holdfast lab shrink lab-runs/redis-mixed/latest --trials 3`
+holdfast lab shrink lab-runs/redis-sentinel-mixed/latest --trials 3`
 }
 
 // Help is the long text of the command.
@@ -99,6 +108,9 @@ func (c *labShrinkCmd) Run(a *app, ctx *runContext) error {
 		return cli.Usage("--trials %d: want at least 1", c.Trials)
 	}
 	dir := a.env.Path(c.Run_)
+	if to, err := filepath.EvalSymlinks(dir); err == nil { // latest will be another one
+		dir = to
+	}
 	plan, err := readPlan(dir)
 	if err != nil {
 		return err
@@ -134,7 +146,7 @@ func (c *labShrinkCmd) Run(a *app, ctx *runContext) error {
 		for _, st := range out.Steps {
 			t.Printf("  %s\n", st)
 		}
-		t.Printf("written: %s\n", file)
+		t.Printf("again: %s\n", a.command("lab", "replay", file))
 	})
 }
 
