@@ -42,7 +42,7 @@ help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 .PHONY: holdfast
-holdfast:
+holdfast: ## Build the binary, ./holdfast
 	$(GO) build -o holdfast ./cmd/holdfast
 
 .PHONY: dev
