@@ -37,7 +37,7 @@ func (r *runner) connect(ctx context.Context, worker int, node string) (driver.C
 	env := &spawnEnv{world: r.world, on: m}
 	spec := driver.ClientSpec{
 		System: s.System.Driver, Workload: s.Workload.Name, Node: node, Nodes: s.Nodes(), Addrs: r.world.addrs(), Lab: labAddr,
-		Options: s.System.Options, Resource: r.resourceConfig(), Exec: s.System.Exec,
+		Options: r.world.options(), Resource: r.resourceConfig(), Exec: s.System.Exec,
 	}
 	spawn := func(ctx context.Context) (*driver.Program, error) {
 		return env.Spawn(ctx, driver.Process{Name: "client", Argv: stage.Argv("client", spec.Arg())})

@@ -200,8 +200,13 @@ func (r *runner) experiment(ctx context.Context) error {
 	defer stop()
 
 	r.enter("warm-up", s.Phases.Warmup)
+	if !r.works(ctx) {
+		r.doubt(fmt.Sprintf("no operation succeeded in %s, before anything was broken", firstWithin))
+		return nil
+	}
+	before := r.workers.succeeded(nil)
 	sleep(ctx, s.Phases.Warmup)
-	if rate := float64(r.workers.succeeded(nil)) / s.Phases.Warmup.Seconds(); rate < s.Phases.Floor && ctx.Err() == nil {
+	if rate := float64(r.workers.succeeded(nil)-before) / s.Phases.Warmup.Seconds(); rate < s.Phases.Floor && ctx.Err() == nil {
 		r.doubt(fmt.Sprintf("in the warm-up %.1f operations per second succeeded, and %.1f were wanted: the system did not work before anything was broken", rate, s.Phases.Floor))
 	}
 
@@ -237,6 +242,22 @@ func (r *runner) experiment(ctx context.Context) error {
 	}
 	r.enter("", 0)
 	return nil
+}
+
+// firstWithin is how long the first success may take: clients are programs that
+// have to start too.
+const firstWithin = 20 * time.Second
+
+// works waits until an operation succeeded, or nobody needs to know any more.
+func (r *runner) works(ctx context.Context) bool {
+	limit, cancel := context.WithTimeout(ctx, firstWithin)
+	defer cancel()
+	for r.workers.succeeded(nil) == 0 {
+		if !sleep(limit, 20*time.Millisecond) {
+			return ctx.Err() != nil // interrupted: that is told elsewhere
+		}
+	}
+	return true
 }
 
 // setup builds the world, starts the system and connects the clients.

@@ -119,5 +119,12 @@ func ReadRun(dir string) (*report.Data, error) {
 	if err := json.Unmarshal(b, &d); err != nil {
 		return nil, fmt.Errorf("%s: run.json: %w", dir, err)
 	}
+	// A run writes down every two seconds that it goes on.
+	if st, err := os.Stat(filepath.Join(dir, "run.json")); err == nil && d.State == "running" && time.Since(st.ModTime()) > killedAfter {
+		d.State, d.Reason = "killed", "the lab was ended before it could judge"
+	}
 	return &d, nil
 }
+
+// killedAfter is how long nothing is heard of a run that was killed.
+const killedAfter = 30 * time.Second

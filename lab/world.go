@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -324,6 +325,13 @@ func (w *world) Option(name string) string {
 		return v
 	}
 	return filepath.Dir(w.plan.From)
+}
+
+// options are all settings, for clients in processes of their own.
+func (w *world) options() map[string]string {
+	all := map[string]string{"scenario": w.Option("scenario")}
+	maps.Copy(all, w.plan.Scenario.System.Options)
+	return all
 }
 
 func (w *world) Start(ctx context.Context, name string, p driver.Process) error {

@@ -54,7 +54,11 @@ func inFile(file string, err error) error {
 	var errs []error
 	for _, l := range lines {
 		if m := yamlLine.FindStringSubmatch(l); m != nil {
-			errs = append(errs, fmt.Errorf("%s:%s: %s", file, m[1], l[len(m[0]):]))
+			hint := ""
+			if strings.Contains(l, "cannot start any token") || strings.Contains(l, "did not find expected") {
+				hint = "; look at the indentation here and in the lines that follow: blanks, no tabs"
+			}
+			errs = append(errs, fmt.Errorf("%s:%s: %s%s", file, m[1], l[len(m[0]):], hint))
 		} else {
 			errs = append(errs, fmt.Errorf("%s: %s", file, strings.TrimPrefix(l, "yaml: ")))
 		}

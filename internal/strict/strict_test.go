@@ -76,6 +76,7 @@ func TestDecode_TellsLineAndField(t *testing.T) {
 		{"text of many lines", "name: [a]", "f.yaml:1: name: text is expected here"},
 		{"root", "- a", "f.yaml:1: the file: fields are expected here, one per line: name, count, share, on, inner, list, options"},
 		{"empty", "# nothing\n", "f.yaml: is empty"},
+		{"tabs", "inner:\n\tmode: fast", "f.yaml:2: found character that cannot start any token; look at the indentation"},
 		{"syntax", "name: \"x", "f.yaml: found unexpected end of stream"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

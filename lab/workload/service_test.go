@@ -31,16 +31,16 @@ type local struct {
 
 	t      *testing.T
 	nodes  []string
-	server string
+	dir    string // of the scenario
 
 	mu    sync.Mutex
 	procs map[string]*exec.Cmd
 	what  map[string]driver.Process
 }
 
-func newLocal(t *testing.T, server string) *local {
+func newLocal(t *testing.T, dir string) *local {
 	t.Helper()
-	e := &local{t: t, server: server, procs: map[string]*exec.Cmd{}, what: map[string]driver.Process{}}
+	e := &local{t: t, dir: dir, procs: map[string]*exec.Cmd{}, what: map[string]driver.Process{}}
 	for i := range 3 { // the same port is free on some addresses of the loopback
 		pid := os.Getpid()
 		e.nodes = append(e.nodes, fmt.Sprintf("127.%d.%d.%d", 1+pid>>8&0x7f, pid&0xff, 11+i))
@@ -64,8 +64,8 @@ func (e *local) DataDir(host string) string {
 }
 
 func (e *local) Option(name string) string {
-	if name == "server" {
-		return e.server
+	if name == "scenario" {
+		return e.dir
 	}
 	return ""
 }
@@ -170,7 +170,10 @@ func drive(t *testing.T, sys driver.System, env driver.Env, in Instance, workers
 // power, and only the lab does that.)
 func TestExampleService(t *testing.T) {
 	labtest.Server(t, "python3", "python3")
-	dir := filepath.Join("..", "..", "examples", "lab")
+	dir, err := filepath.Abs(filepath.Join("..", "..", "examples", "lab"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	src, err := os.ReadFile(filepath.Join(dir, "your-service.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +202,7 @@ func TestExampleService(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			env := newLocal(t, filepath.Join(dir, "your-service", "server.py"))
+			env := newLocal(t, dir)
 			for _, n := range env.nodes {
 				if err := os.MkdirAll(env.DataDir(n), 0o755); err != nil {
 					t.Fatal(err)
