@@ -29,9 +29,9 @@ import (
 type local struct {
 	driver.Env // what is not used here
 
-	t      *testing.T
-	nodes  []string
-	dir    string // of the scenario
+	t     *testing.T
+	nodes []string
+	dir   string // of the scenario
 
 	mu    sync.Mutex
 	procs map[string]*exec.Cmd
