@@ -241,7 +241,7 @@ func (a *app) labSupervise(ctx context.Context, plan *lab.Plan, store, command s
 	case code == cli.ExitInternal && d.State != "done": // it said why
 		return dir, nil, cli.WithCode(errors.New("the lab could not write down what came of the run"), cli.ExitInternal)
 	case code == cli.ExitInternal:
-		return dir, nil, cli.WithHint(cli.WithCode(errors.New(d.Reason), cli.ExitInternal), "what there is of the run, with all logs: %s", dir)
+		return dir, nil, cli.WithHint(cli.WithCode(errors.New(d.Reason), cli.ExitUnknown), "what there is of the run, with all logs: %s", dir)
 	case d.State != "done":
 		return dir, nil, cli.WithCode(fmt.Errorf("the lab was ended (exit code %d) before it could report", code), cli.ExitUnknown)
 	}
