@@ -41,7 +41,7 @@ func TestSimulation_CatchesMutants(t *testing.T) {
 		{"late requests not retired", func(e engine.Engine) engine.Engine { return &mutant{Engine: e, unretired: true} }},
 	}
 	for _, m := range mutants {
-		simtest.Caught(t, m.name, 600, func(t *testing.T, seed uint64) []string {
+		simtest.Caught(t, m.name, 3000, func(t *testing.T, seed uint64) []string {
 			return simulate(t, 0, &simtest.World{Seed: seed, Length: 20 * time.Second, LateTxns: 0.3, Wrap: m.wrap})
 		})
 	}
