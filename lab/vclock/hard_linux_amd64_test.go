@@ -370,7 +370,9 @@ func TestAttach(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := bufio.NewReader(out)
+	last, next := 0, kids[0]
 	for i := range 10 {
+		last = next
 		if _, err := in.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
@@ -385,7 +387,16 @@ func TestAttach(t *testing.T) {
 		near(t, fmt.Sprintf("program %d", i), time.Duration(offset), -hour, -hour, time.Second)
 		eventually(t, "the next program is found", func() bool {
 			kids := childrenOf(t, cmd.Process.Pid)
-			return len(kids) == 1 && c.patched(kids[0])
+			if len(kids) != 1 || kids[0] == last { // the one that has just answered ends
+				return false
+			}
+			// Before it executes its program it has the shell's patched memory.
+			p, err := readProcess(kids[0])
+			if err != nil || p.name != "busy" || !c.patched(kids[0]) {
+				return false
+			}
+			next = kids[0]
+			return true
 		})
 	}
 	if err := c.Attach(kids[0]); err == nil {
